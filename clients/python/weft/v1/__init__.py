@@ -1,0 +1,1 @@
+"""Generated stubs of the contract: see proto/weft/v1."""

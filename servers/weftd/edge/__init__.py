@@ -1,0 +1,1 @@
+"""What Envoy cannot do: the static page and the development token."""

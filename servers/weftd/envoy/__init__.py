@@ -1,0 +1,1 @@
+"""The edge: one template, its files, its process."""

@@ -1,0 +1,1 @@
+"""Datasets, documents and index jobs."""

@@ -1,0 +1,1 @@
+"""Ports to what keeps data, and their adapters."""

@@ -1,0 +1,1 @@
+"""Records: conversations, datasets and documents, on SQLite or PostgreSQL."""
