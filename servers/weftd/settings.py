@@ -1,0 +1,103 @@
+"""What an operator may set, all from the environment: `WEFT_` and the name in capitals.
+
+Read once, by the programs in `__main__.py`; nothing below `compose.py` sees them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+__all__ = ["SERVICES", "Endpoint", "ServiceName", "Settings"]
+
+ServiceName = Literal["chat", "retrieval", "knowledge", "models", "edge"]
+SERVICES: tuple[ServiceName, ...] = ("chat", "retrieval", "knowledge", "models", "edge")
+_GRPC_ADDRESS = "127.0.0.1:50051"
+
+
+class Endpoint(BaseModel):
+    """One OpenAI-compatible endpoint: an element of the JSON list in `WEFT_ENDPOINTS`."""
+
+    model_id: str = Field(min_length=1, description="How requests name it.")
+    base_url: str = Field(description="Such as http://127.0.0.1:11434/v1")
+    model: str = Field(default="", description="The endpoint's own name for it. Empty: model_id.")
+    api_key_env: str = Field(default="", description="Variable that holds the key. Empty: no key.")
+    can_continue: bool = Field(default=False, description="Goes on with a message that was begun.")
+
+
+class Settings(BaseSettings):
+    """Every setting has a default that works on a laptop; the empty string means the embedded one."""
+
+    model_config = SettingsConfigDict(env_prefix="WEFT_", extra="forbid", frozen=True)
+
+    data: Path = Field(default=Path(".weft"), description="Directory of all that is kept.")
+    host: str = Field(default="127.0.0.1", description="Address that Envoy listens on.")
+    port: int = Field(default=8080, ge=1, le=65535, description="Port that Envoy listens on.")
+    admin_port: int = Field(default=0, ge=0, le=65535, description="Envoy's admin port, on loopback. 0: any.")
+
+    records_url: str = Field(default="", description="postgresql+psycopg://user:password@host/database")
+    passages_url: str = Field(default="", description="milvus://host:19530, or s3://… for LanceDB.")
+    passages_token: SecretStr = Field(default=SecretStr(""), description="For Milvus.")
+    embedder: Path | None = Field(default=None, description="Directory of another embedding model.")
+    threads: int = Field(default=2, ge=1, le=64, description="Threads that embed.")
+    endpoints: list[Endpoint] = Field(default_factory=list, description="Language models, the default first.")
+
+    jwks_file: Path | None = Field(default=None, description="Keys that verify tokens. Empty: one is made.")
+    jwt_issuer: str = "weft"
+    jwt_audience: str = "weft"
+    dev_token: bool = Field(default=True, description="On loopback the page gets a token by itself.")
+    allowed_hosts: list[str] = Field(default_factory=list, description="The page's, beside loopback.")
+    allowed_origins: list[str] = Field(default_factory=list, description="Other pages that may call.")
+    requests_per_minute: int = Field(default=6000, ge=1, description="Per tenant.")
+
+    chat_address: str = _GRPC_ADDRESS
+    retrieval_address: str = _GRPC_ADDRESS
+    knowledge_address: str = _GRPC_ADDRESS
+    models_address: str = _GRPC_ADDRESS
+    edge_address: str = "127.0.0.1:50080"
+    metrics_address: str = Field(default="", description="host:port of /metrics. Empty: none.")
+    otlp_endpoint: str = Field(default="", description="Traces go to http://host:4317. Empty: none.")
+
+    resume_grace_s: float = Field(
+        default=5.0, ge=0, le=300, description="A turn waits so long for its client."
+    )
+    drain_grace_s: float = Field(default=10.0, ge=0, le=600, description="Running turns may finish.")
+    upload_limit_mb: int = Field(default=200, ge=1, le=4000, description="Largest file.")
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @model_validator(mode="after")
+    def _keys_for_others(self) -> Settings:
+        loopback = self.host in ("127.0.0.1", "localhost", "::1")
+        if not loopback and "dev_token" in self.model_fields_set and self.dev_token:
+            raise ValueError(
+                "WEFT_DEV_TOKEN=true gives anyone who can reach WEFT_HOST a token: "
+                "listen on 127.0.0.1, or set WEFT_DEV_TOKEN=false and issue tokens yourself (`weft token`)."
+            )
+        return self
+
+    def address(self, service: ServiceName) -> str:
+        """host:port of a service."""
+        return str(getattr(self, f"{service}_address"))
+
+    @property
+    def gives_dev_token(self) -> bool:
+        """Only on loopback: elsewhere anyone who reaches the port would be let in."""
+        return self.dev_token and self.host in ("127.0.0.1", "localhost", "::1")
+
+    @property
+    def records(self) -> str:
+        """SQLAlchemy URL of the records."""
+        return self.records_url or f"sqlite:///{self.data.absolute() / 'records.db'}"
+
+    @property
+    def jobs(self) -> str:
+        """SQLAlchemy URL of the durable jobs' own tables."""
+        return self.records_url or f"sqlite:///{self.data.absolute() / 'jobs.db'}"
+
+    @property
+    def jwks(self) -> Path:
+        """The file of keys."""
+        return self.jwks_file or self.data.absolute() / "jwks.json"

@@ -1,0 +1,150 @@
+"""Runs the programs of `weft up` as children: start, readiness, restart, and an end without orphans."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO
+
+import structlog
+
+__all__ = ["Child", "ChildFailed", "announce_ready", "die_with_parent"]
+
+_READY_FD = "WEFT_READY_FD"
+_LOG_LIMIT_BYTES = 10 << 20
+_PR_SET_PDEATHSIG = 1
+_BACKOFF_MAX_S = 10.0
+_STABLE_S = 30.0
+
+log = structlog.get_logger()
+
+
+class ChildFailed(Exception):
+    """A child ended before it was ready; the text is what it said last."""
+
+
+def die_with_parent() -> None:
+    """Asks the kernel to end this process when its parent dies, killed or not (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.environ.get(_READY_FD) and os.getppid() == 1:
+        os._exit(1)  # it died before we asked
+
+
+def announce_ready() -> None:
+    """Tells the supervisor, if there is one, that this program serves now."""
+    descriptor = os.environ.pop(_READY_FD, None)
+    if descriptor is not None:
+        os.write(int(descriptor), b"ready\n")
+        os.close(int(descriptor))
+
+
+class Child:
+    """One program of the mesh: `start` waits until it is ready, `keep` restarts it whenever it ends."""
+
+    def __init__(self, name: str, arguments: Sequence[str], environment: Mapping[str, str], log_file: Path):
+        self.name = name
+        self._arguments = list(arguments)
+        self._environment = dict(environment)
+        self._log_file = log_file
+        self._process: asyncio.subprocess.Process | None = None
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process and self._process.returncode is None else None
+
+    async def start(self, timeout_s: float = 60) -> None:
+        """Returns once the child has announced itself. ChildFailed when it ends or stays silent."""
+        reader, writer = os.pipe()
+        with _rotated(self._log_file) as output:
+            log_start = output.tell()
+            try:
+                self._process = await asyncio.create_subprocess_exec(
+                    sys.executable,
+                    "-m",
+                    "weftd",
+                    *self._arguments,
+                    env={**os.environ, **self._environment, _READY_FD: str(writer)},
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                    pass_fds=(writer,),
+                    start_new_session=True,  # Ctrl-C reaches the supervisor alone, which ends all in order
+                )
+            finally:
+                os.close(writer)
+        try:
+            said = await asyncio.wait_for(_read_line(reader), timeout_s)
+        except TimeoutError:
+            await self.stop(0)
+            raise ChildFailed(
+                f"{self.name} was not ready after {timeout_s:.0f} s. See {self._log_file}."
+            ) from None
+        if said != b"ready\n":
+            await self._process.wait()
+            raise ChildFailed(self._last_words(log_start))
+
+    def _last_words(self, log_start: int) -> str:
+        with self._log_file.open(encoding="utf-8", errors="replace") as output:
+            output.seek(log_start)
+            lines = output.read().strip().splitlines()
+        return "\n".join(lines[-12:]) or f"{self.name} ended without a word. See {self._log_file}."
+
+    async def keep(self) -> None:
+        """Starts the child again whenever it ends, with back-off. Ends only when cancelled."""
+        wait_s = 0.1
+        while True:
+            assert self._process is not None
+            started = time.monotonic()
+            code = await self._process.wait()
+            if time.monotonic() - started > _STABLE_S:
+                wait_s = 0.1
+            log.warning("child_ended", child=self.name, code=code, restart_in_s=wait_s)
+            await asyncio.sleep(wait_s)
+            wait_s = min(wait_s * 2, _BACKOFF_MAX_S)
+            try:
+                await self.start()
+            except ChildFailed as error:
+                log.error("child_failed", child=self.name, message=str(error))
+
+    async def stop(self, grace_s: float) -> None:
+        """Asks the child to end, and kills it after the grace."""
+        process = self._process
+        if process is None or process.returncode is not None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            process.send_signal(signal.SIGTERM if grace_s else signal.SIGKILL)
+        try:
+            await asyncio.wait_for(process.wait(), grace_s or 5)
+        except TimeoutError:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            await process.wait()
+
+
+def _rotated(path: Path) -> IO[bytes]:
+    """The log file, opened for appending; a large one is set aside first."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileNotFoundError):
+        if path.stat().st_size > _LOG_LIMIT_BYTES:
+            path.replace(path.with_suffix(path.suffix + ".1"))
+    return path.open("ab")
+
+
+async def _read_line(descriptor: int) -> bytes:
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader()
+    transport, _ = await loop.connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(descriptor, "rb", buffering=0)
+    )
+    try:
+        return await reader.readline()
+    finally:
+        transport.close()
