@@ -1,0 +1,1 @@
+"""Passages of documents: found by vectors and by words."""
