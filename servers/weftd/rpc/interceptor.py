@@ -1,0 +1,268 @@
+"""What happens around every call: token, caller, errors, log line, metrics, span.
+
+A handler raises domain errors and never sees a status code. A stream's handler is an async
+generator; it is closed in the call's own task, at once, when the client leaves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+import uuid
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+from typing import Any, Final, NoReturn
+
+import grpc
+import structlog
+from google.protobuf.message import DecodeError
+
+from weft.v1 import error_reason_pb2
+from weftd.errors import DeadlineExceeded, InvalidArgument, PermissionDenied, Unauthenticated
+from weftd.rpc import access, caller, status, telemetry
+from weftd.rpc.auth import TokenVerifier
+from weftd.rpc.drain import Drain
+from weftd.rpc.metrics import MethodMetrics
+from weftd.rpc.tracing import CallSpan, StartSpan
+
+_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9_.:@-]{1,128}")
+# Envoy overwrites `x-tenant-id` with the token's and keeps what the client sent in the other.
+_TENANT_KEYS: Final = ("x-tenant-id", "x-weft-requested-tenant")
+# The client's clock of a deadline runs ahead of ours by the way of the request.
+_DEADLINE_SLACK_S: Final = 0.05
+
+log = structlog.get_logger()
+
+_Handler = grpc.RpcMethodHandler[Any, Any]
+_Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class CallInterceptor(grpc.aio.ServerInterceptor):
+    """The one interceptor of every server; `start_span` only where spans are exported."""
+
+    def __init__(self, verifier: TokenVerifier, drain: Drain, start_span: StartSpan | None = None) -> None:
+        self.verifier = verifier
+        self.drain = drain
+        self.start_span = start_span
+        self._wrapped: dict[str, _Handler] = {}
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[_Handler | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> _Handler | None:
+        method = handler_call_details.method
+        wrapped = self._wrapped.get(method)
+        if wrapped is not None:
+            return wrapped
+        handler = await continuation(handler_call_details)
+        if handler is None or access.is_open(method):
+            return handler
+        wrapped = self._wrapped[method] = self._wrap(method, handler)
+        return wrapped
+
+    def _wrap(self, name: str, handler: _Handler) -> _Handler:
+        method = _Method(self, name, handler)
+        match handler.request_streaming, handler.response_streaming:
+            case False, False:
+                make, behavior = grpc.unary_unary_rpc_method_handler, method.unary(handler.unary_unary)
+            case True, False:
+                make, behavior = grpc.stream_unary_rpc_method_handler, method.unary(handler.stream_unary)
+            case False, True:
+                make, behavior = grpc.unary_stream_rpc_method_handler, method.stream(handler.unary_stream)
+            case _:
+                make, behavior = grpc.stream_stream_rpc_method_handler, method.bidi(handler.stream_stream)
+        # A single request is parsed inside the call, so that a broken one is answered like any other error.
+        parse = method.parse if handler.request_streaming else None
+        wrapped: _Handler = make(behavior, parse, handler.response_serializer)
+        return wrapped
+
+
+class _Method:
+    """One method of a servicer and what is known of it before any call."""
+
+    def __init__(self, interceptor: CallInterceptor, name: str, handler: _Handler) -> None:
+        self.interceptor = interceptor
+        self.name = name
+        self.role = access.role_needed(name)
+        self.metrics = MethodMetrics(name, streams=bool(handler.response_streaming))
+        self.takes_stream = handler.request_streaming
+        self._parse = handler.request_deserializer
+
+    def parse(self, raw: bytes) -> Any:
+        try:
+            return raw if self._parse is None else self._parse(raw)
+        except DecodeError:
+            raise InvalidArgument({"": "The bytes are no message of this type."}) from None
+
+    def unary(self, behavior: Any) -> Any:
+        async def call(request: Any, context: _Context) -> Any:
+            run = _Run(self, context)
+            try:
+                await run.begin()
+                return await behavior(request if self.takes_stream else self.parse(request), context)
+            except BaseException as error:
+                await run.fail(error)
+            finally:
+                run.end()
+
+        return call
+
+    def stream(self, behavior: Any) -> Any:
+        async def call(request: Any, context: _Context) -> None:
+            run = _Run(self, context)
+            try:
+                await run.begin()
+                await run.send_all(behavior(self.parse(request), context))
+            except BaseException as error:
+                await run.fail(error)
+            finally:
+                run.end()
+
+        return call
+
+    def bidi(self, behavior: Any) -> Any:
+        async def call(requests: Any, context: _Context) -> None:
+            run = _Run(self, context)
+            try:
+                await run.begin()
+                loop = asyncio.get_running_loop()
+                expires_at = loop.time() + run.caller.token_expires_at - time.time()
+                try:
+                    async with asyncio.timeout_at(expires_at) as token_life:
+                        await run.send_all(behavior(requests, context))
+                except TimeoutError:
+                    if token_life.expired():
+                        raise Unauthenticated(
+                            "The token ran out. Get a new one and open the stream again."
+                        ) from None
+                    raise
+            except BaseException as error:
+                await run.fail(error)
+            finally:
+                run.end()
+
+        return call
+
+
+class _Run:
+    """One call, from its metadata to its log line."""
+
+    __slots__ = ("_code", "_context", "_messages", "_method", "_request_id", "_span", "_started", "caller")
+
+    def __init__(self, method: _Method, context: _Context) -> None:
+        self._method = method
+        self._context = context
+        self._started = method.metrics.began()
+        self._code = "OK"
+        self._messages = 0
+        self._request_id = ""
+        self._span: CallSpan | None = None
+        self.caller: caller.Caller
+        method.interceptor.drain.call_began()
+
+    async def begin(self) -> None:
+        """Finds out who calls and whether they may; answers with the request id in `x-request-id`."""
+        context, interceptor = self._context, self._method.interceptor
+        authorization = given_id = traceparent = ""
+        tenants: list[str] = []
+        for key, value in context.invocation_metadata() or ():
+            if not isinstance(value, str):
+                continue
+            if key == "authorization":
+                if authorization:
+                    raise Unauthenticated("There are two authorization headers. Send one.")
+                authorization = value
+            elif key == "x-request-id":
+                given_id = value
+            elif key == "traceparent":
+                traceparent = value
+            elif key in _TENANT_KEYS and value:
+                tenants.append(value)
+        id_is_good = _REQUEST_ID.fullmatch(given_id) is not None
+        self._request_id = given_id if id_is_good else uuid.uuid4().hex
+        await context.send_initial_metadata((("x-request-id", self._request_id),))
+        scheme, _, token = authorization.partition(" ")
+        if scheme.lower() != "bearer" or not token:
+            raise Unauthenticated("There is no token. Send it as 'authorization: Bearer …'.")
+        claims = interceptor.verifier.verify(token)
+        if interceptor.start_span is not None:
+            self._span = interceptor.start_span(self._method.name, traceparent, self._request_id)
+            traceparent = self._span.traceparent
+        left_s = context.time_remaining()
+        self.caller = caller.Caller(
+            tenant=claims.tenant,
+            subject=claims.subject,
+            roles=claims.roles,
+            request_id=self._request_id,
+            token=token,
+            token_expires_at=claims.expires_at,
+            deadline=None if left_s is None else time.monotonic() + left_s,
+            traceparent=traceparent,
+        )
+        caller.enter(self.caller)
+        if any(tenant != claims.tenant for tenant in tenants):
+            raise PermissionDenied(
+                error_reason_pb2.ERROR_REASON_TENANT_MISMATCH,
+                "X-Tenant-ID names another tenant than the token. Leave it out, or use that tenant's token.",
+            )
+        access.check_role(self._method.role, claims.roles)
+        if given_id and not id_is_good:
+            raise InvalidArgument({"x-request-id": "Use 1 to 128 of letters, digits and _ - . : @."})
+
+    async def send_all(self, responses: AsyncGenerator[Any, None]) -> None:
+        write, wrote, last = self._context.write, self._method.metrics.wrote, self._started
+        async with aclosing(responses):
+            async for response in responses:
+                await write(response)
+                last = wrote(last, first=self._messages == 0)
+                self._messages += 1
+
+    async def fail(self, error: BaseException) -> NoReturn:
+        """Ends the call with the status that `error` means; re-raises where the client is gone."""
+        if isinstance(error, grpc.aio.BaseError):
+            # The handler aborted by itself, or the connection broke beneath a read or write.
+            self._code = "ABORTED" if isinstance(error, grpc.aio.AbortError) else "CANCELLED"
+            raise error
+        if isinstance(error, asyncio.CancelledError):
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                self._code = "DEADLINE_EXCEEDED" if self._out_of_time() else "CANCELLED"
+                raise error
+            # Nobody cancelled this call: a task that it awaited died. Unanswered, the client would wait.
+        elif not isinstance(error, Exception | BaseExceptionGroup):
+            raise error
+        known = status.find_weft_error(error)
+        if known is None and isinstance(error, grpc.aio.AioRpcError):
+            known = status.from_rpc_error(error, "a service behind this one")
+        if known is None and isinstance(error, TimeoutError) and self._out_of_time():
+            known = DeadlineExceeded()
+        if known is None:
+            log.error(
+                "call failed", rpc=self._method.name, request_id=self._request_id, **telemetry.describe(error)
+            )
+            known = status.internal(self._request_id)
+        rich = status.to_status(known)
+        code = status.code_of(known)
+        self._code = code.name
+        await self._context.abort(code, rich.message, ((status.DETAILS_KEY, rich.SerializeToString()),))
+
+    def _out_of_time(self) -> bool:
+        left_s = self._context.time_remaining()
+        return left_s is not None and left_s < _DEADLINE_SLACK_S
+
+    def end(self) -> None:
+        method = self._method
+        took_s = method.metrics.ended(self._started, self._code)
+        method.interceptor.drain.call_ended()
+        if self._span is not None:
+            self._span.end(self._code)
+        log.info(
+            "rpc",
+            rpc=method.name,
+            code=self._code,
+            ms=round(took_s * 1000, 2),
+            messages=self._messages,
+            request_id=self._request_id,
+        )

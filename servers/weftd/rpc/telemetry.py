@@ -1,0 +1,122 @@
+"""Logs and the HTTP page with metrics and readiness."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterable, MutableMapping
+from socketserver import ThreadingMixIn
+from typing import Any, Final
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+from wsgiref.types import StartResponse, WSGIEnvironment
+
+import structlog
+from prometheus_client import make_wsgi_app
+
+from weftd.rpc import caller
+
+_DEEPEST: Final = 30
+
+
+def configure_logging(level: str = "info", *, service: str = "") -> None:
+    """structlog to stderr: JSON lines, or for people where stderr is a terminal.
+
+    Every line has time, level, event, and inside a call its request id and tenant. `service` names
+    the process where several write to one place.
+    """
+    pretty = sys.stderr.isatty()
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            _add_caller,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=not pretty),
+            *([] if not service else [_adder(service)]),
+            structlog.dev.ConsoleRenderer()
+            if pretty
+            else structlog.processors.JSONRenderer(ensure_ascii=False),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level.upper())),
+        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+
+
+def describe(error: BaseException) -> dict[str, Any]:
+    """An exception for the log: its type and where it was raised, without its text, which may be a user's."""
+    frames = [
+        f"{frame.filename}:{frame.lineno} {frame.name}"
+        for frame in traceback.extract_tb(error.__traceback__)[-_DEEPEST:]
+    ]
+    described: dict[str, Any] = {"error": type(error).__qualname__, "trace": frames}
+    if isinstance(error, BaseExceptionGroup):
+        described["inner"] = [describe(inner) for inner in error.exceptions]
+    if error.__cause__ is not None:
+        described["cause"] = describe(error.__cause__)
+    return described
+
+
+def serve_metrics(
+    host: str, port: int, problems: Callable[[], Iterable[str]]
+) -> tuple[int, Callable[[], None]]:
+    """Serves `/metrics` and `/ready` over HTTP from a thread; returns the port and how to stop.
+
+    `problems` says what keeps the process from being ready: `/ready` is 200 where it is empty, else
+    503 with a problem a line. Port 0 takes a free one. OSError where the port is taken.
+    """
+    metrics = make_wsgi_app()
+
+    def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        match environ["PATH_INFO"]:
+            case "/metrics":
+                return metrics(environ, start_response)  # type: ignore[no-any-return]
+            case "/ready":
+                found = list(problems())
+                start_response(
+                    "503 Service Unavailable" if found else "200 OK",
+                    [("Content-Type", "text/plain; charset=utf-8")],
+                )
+                return ["".join(f"{line}\n" for line in found or ["ready"]).encode()]
+            case _:
+                start_response("404 Not Found", [("Content-Type", "text/plain")])
+                return [b"There are /metrics and /ready.\n"]
+
+    server = make_server(host, port, app, _ThreadingServer, _SilentHandler)
+    thread = threading.Thread(target=server.serve_forever, name="metrics", daemon=True)
+    thread.start()
+
+    def stop() -> None:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+    return server.server_port, stop
+
+
+class _ThreadingServer(ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+
+
+class _SilentHandler(WSGIRequestHandler):
+    def log_message(self, *_args: object) -> None:
+        pass
+
+
+def _add_caller(_logger: Any, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    try:
+        current = caller.current()
+    except LookupError:
+        return event
+    event.setdefault("request_id", current.request_id)
+    event.setdefault("tenant", current.tenant)
+    return event
+
+
+def _adder(service: str) -> structlog.types.Processor:
+    def add(_logger: Any, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        event["service"] = service
+        return event
+
+    return add
