@@ -12,7 +12,7 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, TypeAlias
 
 import grpc
 import structlog
@@ -34,8 +34,8 @@ _DEADLINE_SLACK_S: Final = 0.05
 
 log = structlog.get_logger()
 
-_Handler = grpc.RpcMethodHandler[Any, Any]
-_Context = grpc.aio.ServicerContext[Any, Any]
+_Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+_Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):
@@ -221,9 +221,12 @@ class _Run:
 
     async def fail(self, error: BaseException) -> NoReturn:
         """Ends the call with the status that `error` means; re-raises where the client is gone."""
-        if isinstance(error, grpc.aio.BaseError):
-            # The handler aborted by itself, or the connection broke beneath a read or write.
-            self._code = "ABORTED" if isinstance(error, grpc.aio.AbortError) else "CANCELLED"
+        if isinstance(error, grpc.aio.InternalError):
+            # The connection broke beneath a read or write; there is no one left to answer.
+            self._code = "CANCELLED"
+            raise asyncio.CancelledError from error
+        if isinstance(error, grpc.aio.AbortError):  # the handler's own
+            self._code = "ABORTED"
             raise error
         if isinstance(error, asyncio.CancelledError):
             task = asyncio.current_task()
