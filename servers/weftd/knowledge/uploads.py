@@ -1,0 +1,181 @@
+"""Uploads: from a stream of pieces to documents that are on disk and recorded."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterable, AsyncIterator, Callable
+from functools import partial
+from typing import Protocol
+
+import structlog
+
+from weft.v1 import error_reason_pb2, knowledge_pb2
+from weftd.errors import InvalidArgument, ResourceExhausted, Unavailable
+from weftd.knowledge.form import Form, malformed
+from weftd.knowledge.ids import check_dataset_id, new_dataset_id
+from weftd.knowledge.intake import IncomingFile, Intake, UploadLimits
+from weftd.stores.blobs.port import Blobs, BlobWriter
+from weftd.stores.records import documents
+from weftd.stores.records.documents import StoredFile
+from weftd.stores.records.engine import Records
+
+__all__ = ["Piece", "Uploads"]
+
+# Pieces are gathered to this size: each hand-over to a thread costs as much as writing 100 KiB.
+_GATHER_BYTES = 256 << 10
+_PIECE_LIMIT_BYTES = 1 << 20
+
+log = structlog.get_logger()
+
+
+class Piece(Protocol):
+    """google.api.HttpBody."""
+
+    @property
+    def content_type(self) -> str: ...
+    @property
+    def data(self) -> bytes: ...
+
+
+class Uploads:
+    """Takes uploads. All files of one are recorded in one commit, or none where it was cut off."""
+
+    def __init__(self, records: Records, blobs: Blobs, limits: UploadLimits) -> None:
+        self._records = records
+        self._blobs = blobs
+        self._limits = limits
+        self._running = 0
+
+    async def recover(self) -> None:
+        """Settles what uploads left behind whose process died. Call it once, at the start."""
+        loop = asyncio.get_running_loop()
+
+        def is_known(key: str) -> bool:
+            read = self._records.read(lambda connection: documents.blob_known(connection, key))
+            return asyncio.run_coroutine_threadsafe(read, loop).result()
+
+        await asyncio.to_thread(self._blobs.recover, is_known)
+
+    async def stream(
+        self, tenant: str, requests: AsyncIterable[knowledge_pb2.UploadRequest]
+    ) -> knowledge_pb2.UploadResponse:
+        """An upload by messages; see `KnowledgeService.Upload`."""
+        async with self._intake(tenant) as intake:
+            dataset_id: str | None = None
+            async for request in requests:
+                if request.WhichOneof("kind") == "header":
+                    header = request.header
+                    if dataset_id is None:
+                        dataset_id = header.dataset_id
+                    elif header.dataset_id not in ("", dataset_id):
+                        raise InvalidArgument({"header.dataset_id": "differs from the one of the first file"})
+                    await _on_thread(partial(_next_file, intake, header.name))
+                elif len(request.data) > _PIECE_LIMIT_BYTES:
+                    raise InvalidArgument({"data": "is longer than 1 MiB: send it in pieces"})
+                else:
+                    await _on_thread(partial(intake.data, request.data))
+            if dataset_id is None:
+                raise malformed("without a file")
+            await _on_thread(intake.end_file)
+            return await self._keep(tenant, dataset_id, intake)
+
+    async def form(self, tenant: str, pieces: AsyncIterable[Piece]) -> knowledge_pb2.UploadResponse:
+        """An upload as a multipart form; the first piece has its content type."""
+        async with self._intake(tenant) as intake:
+            form: Form | None = None
+            gathered = bytearray()
+            async for piece in pieces:
+                if form is None:
+                    form = Form(piece.content_type, intake)
+                gathered += piece.data
+                if len(gathered) >= _GATHER_BYTES:
+                    await _on_thread(partial(form.feed, bytes(gathered)))
+                    gathered.clear()
+            if form is None:
+                raise malformed("empty")
+            await _on_thread(partial(form.feed, bytes(gathered)))
+            return await self._keep(tenant, form.finish(), intake)
+
+    @contextlib.asynccontextmanager
+    async def _intake(self, tenant: str) -> AsyncIterator[Intake]:
+        if self._running >= self._limits.uploads:
+            raise ResourceExhausted(
+                error_reason_pb2.ERROR_REASON_OVERLOADED,
+                "Too many uploads run at once. Try again in a moment.",
+                retry_after_s=5,
+            )
+        self._running += 1
+        intake = Intake(self._blobs, tenant, self._limits)
+        try:
+            yield intake
+        finally:
+            self._running -= 1
+            await asyncio.shield(asyncio.to_thread(intake.abort))
+
+    async def _keep(self, tenant: str, dataset_id: str, intake: Intake) -> knowledge_pb2.UploadResponse:
+        """Records the files and puts them in their places. Goes through with it when cancelled."""
+        if dataset_id:
+            check_dataset_id(dataset_id)
+        keeping = asyncio.ensure_future(self._record(tenant, dataset_id or new_dataset_id(), intake.files))
+        try:
+            return await asyncio.shield(keeping)
+        except asyncio.CancelledError:
+            await asyncio.wait([keeping])
+            raise
+
+    async def _record(
+        self, tenant: str, dataset_id: str, files: list[IncomingFile]
+    ) -> knowledge_pb2.UploadResponse:
+        kept = [file for file in files if file.writer is not None]
+        stored = [StoredFile(f.name, f.sha256, f.size, f.writer.key) for f in kept if f.writer is not None]
+        now_ms = time.time_ns() // 1_000_000
+        added = await self._records.write(
+            lambda connection: documents.add(connection, tenant, dataset_id, stored, now_ms), durable=True
+        )
+        new = [file.writer for file, (_, is_new) in zip(kept, added, strict=True) if file.writer and is_new]
+        await _on_thread(partial(_publish, new))
+        log.info("uploaded", dataset_id=dataset_id, files=len(files), stored=len(new))
+        outcome = iter(added)
+        return knowledge_pb2.UploadResponse(
+            dataset_id=dataset_id,
+            documents=[_answer(file, None if file.refusal else next(outcome)) for file in files],
+        )
+
+
+def _answer(file: IncomingFile, added: tuple[str, bool] | None) -> knowledge_pb2.UploadedDocument:
+    answer = knowledge_pb2.UploadedDocument(name=file.name, bytes=min(file.size, 0xFFFFFFFF))
+    if added is not None:
+        answer.document_id, is_new = added
+        answer.status = "stored" if is_new else "duplicate"
+    elif file.refusal is not None:
+        answer.status = "refused"
+        answer.error.reason, answer.error.message = file.refusal
+    return answer
+
+
+def _publish(writers: list[BlobWriter]) -> None:
+    for writer in writers:
+        writer.publish()
+
+
+def _next_file(intake: Intake, name: str) -> None:
+    intake.end_file()
+    intake.begin_file(name)
+
+
+async def _on_thread(work: Callable[[], object]) -> None:
+    """Runs `work` to its end, also when cancelled: what it writes to is closed only after."""
+    running = asyncio.ensure_future(asyncio.to_thread(work))
+    try:
+        await asyncio.shield(running)
+    except asyncio.CancelledError:
+        await asyncio.wait([running])
+        raise
+    except OSError as error:
+        raise Unavailable(
+            error_reason_pb2.ERROR_REASON_BACKEND_UNAVAILABLE,
+            "The server cannot write files now. Try again later, or have its disk looked at.",
+            metadata={"backend": "blobs"},
+        ) from error

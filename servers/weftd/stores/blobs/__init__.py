@@ -1,0 +1,1 @@
+"""Blobs: the bytes of uploaded files."""
