@@ -1,0 +1,106 @@
+"""The page, and the token that it gets by itself on a developer's machine."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import BaseRoute, Mount, Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from weftd.edge.origin import refusal
+from weftd.edge.page import Page
+
+__all__ = ["DevToken", "build_app"]
+
+_TOKEN_PATH = "/api/v1/dev/token"
+
+# The page is one bundle of our own: no inline script or style, nothing from elsewhere, in no frame.
+_SAFE = {
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
+    "img-src 'self' data: blob:; font-src 'self'; connect-src 'self'; manifest-src 'self'; "
+    "worker-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+    "cross-origin-opener-policy": "same-origin",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class DevToken:
+    """`expires_at` is in Unix seconds."""
+
+    token: str
+    expires_at: int
+
+
+def build_app(
+    page_dir: Path,
+    dev_token: Callable[[], DevToken] | None = None,
+    allowed_hosts: Collection[str] = (),
+    allowed_origins: Collection[str] = (),
+) -> Starlette:
+    """`page_dir` is what Vite built. `dev_token` makes a token for whoever asks; None: there is none.
+
+    It is given where `Host` is a loopback name or one of `allowed_hosts` (names without port), and the
+    page that asks is our own or of one of `allowed_origins` ("http://localhost:5173").
+    """
+    routes: list[BaseRoute] = [Route("/healthz", _health)]
+    if dev_token is not None:
+        routes.append(Route(_TOKEN_PATH, _give(dev_token, allowed_hosts, allowed_origins), methods=["POST"]))
+    routes += [Mount("/api", _nothing), Mount("/", Page(page_dir))]
+    return Starlette(routes=routes, middleware=[Middleware(_SafeHeaders)])
+
+
+async def _health(_: Request) -> Response:
+    return PlainTextResponse("ok\n")
+
+
+def _give(
+    dev_token: Callable[[], DevToken], hosts: Collection[str], origins: Collection[str]
+) -> Callable[[Request], Awaitable[Response]]:
+    async def give(request: Request) -> Response:
+        why_not = refusal(request.headers, hosts, origins)
+        if why_not:
+            return _error(403, 7, why_not)
+        made = dev_token()
+        return JSONResponse(
+            {"token": made.token, "expires_at": made.expires_at},
+            headers={"cache-control": "no-store"},
+        )
+
+    return give
+
+
+async def _nothing(scope: Scope, receive: Receive, send: Send) -> None:
+    """Under /api the page's own paths end: a program must not get HTML for an answer."""
+    await _error(404, 12, "There is no such call. See the API's documentation for paths and methods.")(
+        scope, receive, send
+    )
+
+
+def _error(status: int, code: int, message: str) -> Response:
+    """In the shape of every error over REST; `code` is one of google.rpc.Code."""
+    return JSONResponse({"code": code, "message": message, "details": []}, status_code=status)
+
+
+class _SafeHeaders:
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def sending(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [
+                    *message["headers"],
+                    *((k.encode(), v.encode()) for k, v in _SAFE.items()),
+                ]
+            await send(message)
+
+        await self._app(scope, receive, sending)

@@ -1,0 +1,62 @@
+"""What the edge has to know: plain values, nothing of Envoy's own language."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+__all__ = ["Endpoint", "EnvoyConfig", "contract_descriptors"]
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A TCP address: an IP address or a DNS name (every address behind it is used), and a port."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def contract_descriptors() -> bytes:
+    """The serialized `FileDescriptorSet` of the contract that this version was built with."""
+    return (Path(__file__).parent / "weft.binpb").read_bytes()
+
+
+@dataclass(frozen=True, slots=True)
+class EnvoyConfig:
+    """Everything that the edge's configuration is made from.
+
+    `services` maps the name of each proto file with a service in it (`chat`, `knowledge`, `retrieval`,
+    `models`) to the gRPC servers that serve it; several may share a server. `edge` is the HTTP server
+    with the page and the development token.
+
+    Tokens are signed with one of the keys of `jwks_file` (RFC 7517: `RSA` for RS256, `oct` for HS256) or
+    with `secret` (HS256); one of the two must be there. No other `issuer` or `audience` is accepted.
+    `allowed_origins` are exact origins ("https://app.example.com") that browsers may call from; the
+    page's own needs none.
+
+    `requests_per_minute` holds for each tenant that `tenant_requests_per_minute` does not name; a stream
+    counts once. `body_limit_bytes` is for JSON bodies; uploads are passed on in pieces, without a limit.
+
+    `access_log` is a file, `otlp` an OTLP gRPC collector, `metrics` where Prometheus may scrape
+    `/stats/prometheus` and nothing else; None: none. A `listen` port of 0 takes any free one.
+    """
+
+    listen: Endpoint
+    services: Mapping[str, tuple[Endpoint, ...]]
+    edge: Endpoint
+    access_log: Path
+    jwks_file: Path | None = None
+    secret: str | None = field(default=None, repr=False)
+    issuer: str = "weft"
+    audience: str = "weft"
+    allowed_origins: tuple[str, ...] = ()
+    requests_per_minute: int = 600
+    tenant_requests_per_minute: Mapping[str, int] = field(default_factory=dict)
+    body_limit_bytes: int = 4 << 20
+    otlp: Endpoint | None = None
+    metrics: Endpoint | None = None
+    descriptors: bytes = field(default_factory=contract_descriptors, repr=False)

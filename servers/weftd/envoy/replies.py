@@ -1,0 +1,151 @@
+"""The edge's own refusals, in the shape of the services': a status, a reason, what to do next.
+
+Envoy answers some calls by itself: no valid token, too many requests, nobody behind. Over REST they
+look as the transcoder prints a status; over gRPC and gRPC-Web they carry the same status with details.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.json_format import MessageToDict
+from google.rpc.code_pb2 import Code
+from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
+from google.rpc.status_pb2 import Status
+
+from weft.v1.error_reason_pb2 import ErrorReason
+
+__all__ = ["WIRE_HEADER", "local_replies"]
+
+# The content type as it came: filters before the router rewrite `content-type`.
+WIRE_HEADER = "x-weft-wire"
+
+
+@dataclass(frozen=True, slots=True)
+class _Reply:
+    """`status` is what Envoy would send, `sent` what goes out."""
+
+    status: int
+    sent: int
+    code: int
+    reason: str
+    message: str
+    retry_after_s: float | None = None
+
+
+def _replies(requests_per_minute: int) -> list[_Reply]:
+    """Messages are ASCII without a percent sign: they are header values and Envoy's format strings."""
+    token = (
+        "The token is missing, malformed, expired or not meant for this system. "
+        "Send a valid one as 'Authorization: Bearer TOKEN'."
+    )
+    silent = "The service behind the edge does not answer. Try again in a moment."
+    too_long = "The request is too large. Send less at once; files go through /api/v1/knowledge/upload."
+    unknown = "There is no such call. See the API's documentation for paths and methods."
+    headers = "The headers are too large. Send fewer or shorter ones."
+    refill_s = math.ceil(60 / requests_per_minute)
+    late = "The time for this call is up. Ask again with more time."
+    return [
+        _Reply(401, 401, Code.UNAUTHENTICATED, "TOKEN_INVALID", token),
+        _Reply(403, 401, Code.UNAUTHENTICATED, "TOKEN_INVALID", token),  # Envoy's word for a wrong audience
+        _Reply(404, 404, Code.UNIMPLEMENTED, "", unknown),
+        _Reply(408, 408, Code.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED", late),
+        _Reply(413, 413, Code.INVALID_ARGUMENT, "INVALID_FIELD", too_long),
+        _Reply(429, 429, Code.RESOURCE_EXHAUSTED, "OVERLOADED",
+               "This tenant has sent too many requests. Wait, then send fewer a minute.", refill_s),
+        _Reply(431, 431, Code.INVALID_ARGUMENT, "INVALID_FIELD", headers),
+        _Reply(500, 500, Code.INTERNAL, "INTERNAL", "A fault at the edge; its log has the request id."),
+        _Reply(502, 503, Code.UNAVAILABLE, "BACKEND_UNAVAILABLE", silent, 1),
+        _Reply(503, 503, Code.UNAVAILABLE, "BACKEND_UNAVAILABLE", silent, 1),
+        _Reply(504, 504, Code.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED", late),
+    ]  # fmt: skip
+
+
+def local_replies(requests_per_minute: int) -> dict[str, Any]:
+    """Envoy's `LocalReplyConfig`; `requests_per_minute` decides how long a limited caller is told to wait."""
+    mappers: list[dict[str, Any]] = []
+    for reply in _replies(requests_per_minute):
+        status = _status(reply)
+        headers = {
+            "grpc-status": str(reply.code),
+            "grpc-message": reply.message,
+            "grpc-status-details-bin": base64.b64encode(status.SerializeToString()).decode().rstrip("="),
+        }
+        mappers += [
+            {
+                "filter": _when(reply.status, "application/grpc-web"),
+                "status_code": 200,
+                "headers_to_add": [_header(k, v) for k, v in headers.items()],
+                "body_format_override": {"text_format_source": {"inline_string": ""}},
+            },
+            {
+                "filter": _when(reply.status, "application/grpc"),
+                "headers_to_add": [_header(k, v) for k, v in headers.items() if k != "grpc-message"],
+                "body_format_override": {"text_format_source": {"inline_string": reply.message}},
+            },
+            {
+                "filter": _when(reply.status),
+                "status_code": reply.sent,
+                "body_format_override": {
+                    "json_format": MessageToDict(status, preserving_proto_field_name=True)
+                },
+            },
+        ]
+    # What is left is mostly a body that is no JSON: Envoy's own words say where.
+    rest = {
+        "code": int(Code.INVALID_ARGUMENT),
+        "message": "The request is malformed. %LOCAL_REPLY_BODY%",
+        "details": [],
+    }
+    mappers.append({"filter": _at_least(400), "body_format_override": {"json_format": rest}})
+    return {"mappers": mappers}
+
+
+def _status(reply: _Reply) -> Status:
+    details = []
+    if reply.reason:
+        ErrorReason.Value(f"ERROR_REASON_{reply.reason}")  # fails where the contract has no such reason
+        details.append(_packed(ErrorInfo(reason=reply.reason, domain="weft")))
+    if reply.retry_after_s is not None:
+        delay = Duration()
+        delay.FromMilliseconds(int(reply.retry_after_s * 1000))
+        details.append(_packed(RetryInfo(retry_delay=delay)))
+    return Status(code=reply.code, message=reply.message, details=details)
+
+
+def _packed(message: ErrorInfo | RetryInfo) -> AnyMessage:
+    packed = AnyMessage()
+    packed.Pack(message)
+    return packed
+
+
+def _header(key: str, value: str) -> dict[str, Any]:
+    return {"header": {"key": key, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
+
+
+def _when(status: int, wire: str | None = None) -> dict[str, Any]:
+    equal = _comparison("EQ", status)
+    if wire is None:
+        return equal
+    header = {"header_filter": {"header": {"name": WIRE_HEADER, "string_match": {"prefix": wire}}}}
+    return {"and_filter": {"filters": [equal, header]}}
+
+
+def _at_least(status: int) -> dict[str, Any]:
+    return _comparison("GE", status)
+
+
+def _comparison(op: str, status: int) -> dict[str, Any]:
+    return {
+        "status_code_filter": {
+            "comparison": {
+                "op": op,
+                "value": {"default_value": status, "runtime_key": f"weft.reply_{status}"},
+            }
+        }
+    }

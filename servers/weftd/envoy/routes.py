@@ -1,0 +1,184 @@
+"""Which request goes where, for how long, and what is in force on its way.
+
+Everything here is taken up while streams stay open (RDS), so what may change often lives here: the
+contract, limits and origins, as settings of the virtual host for filters that the listener names.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from weftd.envoy.clusters import EDGE
+from weftd.envoy.config import EnvoyConfig
+from weftd.envoy.contract import Service
+
+__all__ = ["BUFFER", "CORS", "JWT", "RATE_LIMIT", "ROUTES", "TRANSCODER", "routes"]
+
+ROUTES = "weft"
+BUFFER = "envoy.filters.http.buffer"
+CORS = "envoy.filters.http.cors"
+JWT = "envoy.filters.http.jwt_authn"
+RATE_LIMIT = "envoy.filters.http.local_ratelimit"
+TRANSCODER = "envoy.filters.http.grpc_json_transcoder"
+
+_EXTENSION = "type.googleapis.com/envoy.extensions.filters.http"
+_OFF = {"@type": "type.googleapis.com/envoy.config.route.v3.FilterConfig", "disabled": True}
+_OPEN = dict.fromkeys((JWT, RATE_LIMIT, TRANSCODER), _OFF)
+
+_IDLE = "300s"
+_STREAM_LIMIT = "3600s"
+_UNARY_LIMIT = "30s"
+
+
+def routes(config: EnvoyConfig, services: list[Service], descriptors_file: str) -> dict[str, Any]:
+    """Envoy's `RouteConfiguration`. `descriptors_file` is the path of the contract's descriptor set."""
+    settings = {
+        RATE_LIMIT: _rate_limit(config),
+        TRANSCODER: _transcoder(config, services, descriptors_file),
+    }
+    if config.allowed_origins:
+        settings[CORS] = _cors(config.allowed_origins)
+    first = services[0].cluster
+    return {
+        "name": ROUTES,
+        "virtual_hosts": [
+            {
+                "name": "all",
+                "domains": ["*"],
+                "typed_per_filter_config": settings,
+                "routes": [
+                    {
+                        "match": {"path": "/healthz"},
+                        "direct_response": {"status": 200, "body": {"inline_string": "ok\n"}},
+                        "typed_per_filter_config": _OPEN,
+                    },
+                    _stream({"prefix": "/grpc.health.v1.Health/"}, first, open_to_all=True),
+                    _stream({"prefix": "/grpc.reflection."}, first),
+                    *(route for service in services for route in _service(service)),
+                    _unary({"path": "/api/v1/dev/token"}, EDGE, open_to_all=True),
+                    # Transcoded first, then routed again by its gRPC path; what the contract does not know is
+                    # a 404 of the transcoder. A real route, because a direct response ignores CORS.
+                    *(_stream({"path": path}, first) for service in services for path in service.uploads),
+                    {
+                        **_unary({"prefix": "/api/"}, first),
+                        "typed_per_filter_config": {BUFFER: _buffer(config)},
+                    },
+                    {
+                        "match": {"prefix": "/", "grpc": {}},
+                        "direct_response": {"status": 404},
+                        "typed_per_filter_config": _OPEN,
+                    },
+                    _unary({"prefix": "/"}, EDGE, open_to_all=True),
+                ],
+            }
+        ],
+    }
+
+
+def _service(service: Service) -> list[dict[str, Any]]:
+    return [
+        *(_stream({"path": f"/{service.name}/{name}"}, service.cluster) for name in service.streams),
+        *(_unary({"path": f"/{service.name}/{name}"}, service.cluster, retry=True) for name in service.reads),
+        _unary({"prefix": f"/{service.name}/"}, service.cluster),
+    ]
+
+
+def _stream(match: dict[str, Any], cluster: str, *, open_to_all: bool = False) -> dict[str, Any]:
+    """`grpc-timeout` is passed on and kept by the service: it tells a passed deadline from a lost client."""
+    route = {
+        "cluster": cluster,
+        "timeout": "0s",
+        "idle_timeout": _IDLE,
+        "max_stream_duration": {"max_stream_duration": _STREAM_LIMIT},
+    }
+    return {"match": match, "route": route, **({"typed_per_filter_config": _OPEN} if open_to_all else {})}
+
+
+def _unary(
+    match: dict[str, Any], cluster: str, *, retry: bool = False, open_to_all: bool = False
+) -> dict[str, Any]:
+    route: dict[str, Any] = {"cluster": cluster, "timeout": _UNARY_LIMIT}
+    other_host = "envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"
+    if retry:
+        route["retry_policy"] = {
+            "retry_on": "connect-failure,refused-stream,reset",
+            "num_retries": 3,
+            "retry_back_off": {"base_interval": "0.025s", "max_interval": "0.25s"},
+            "retry_host_predicate": [
+                {
+                    "name": "envoy.retry_host_predicates.previous_hosts",
+                    "typed_config": {"@type": f"type.googleapis.com/{other_host}"},
+                }
+            ],
+            "host_selection_retry_max_attempts": 3,
+        }
+    return {"match": match, "route": route, **({"typed_per_filter_config": _OPEN} if open_to_all else {})}
+
+
+def _transcoder(config: EnvoyConfig, services: list[Service], descriptors_file: str) -> dict[str, Any]:
+    return {
+        "@type": f"{_EXTENSION}.grpc_json_transcoder.v3.GrpcJsonTranscoder",
+        "proto_descriptor": descriptors_file,
+        "services": [service.name for service in services],
+        "convert_grpc_status": True,
+        # An answer is printed as a whole; the default is what the connection may buffer.
+        "max_response_body_size": 32 << 20,
+        "request_validation_options": {
+            "reject_unknown_method": True,
+            "reject_unknown_query_parameters": True,
+            "reject_binding_body_field_collisions": True,
+        },
+        "print_options": {"preserve_proto_field_names": True, "stream_sse_style_delimited": True},
+    }
+
+
+def _rate_limit(config: EnvoyConfig) -> dict[str, Any]:
+    descriptors = [
+        {"entries": [{"key": "tenant", "value": tenant}], "token_bucket": _per_minute(limit)}
+        for tenant, limit in sorted(config.tenant_requests_per_minute.items())
+    ]
+    # An entry without a value: a bucket of its own for each tenant that comes.
+    descriptors.append(
+        {"entries": [{"key": "tenant"}], "token_bucket": _per_minute(config.requests_per_minute)}
+    )
+    return {
+        "@type": f"{_EXTENSION}.local_ratelimit.v3.LocalRateLimit",
+        "stat_prefix": "tenants",
+        # For a token that names no tenant: the service refuses it, so this need not be tight.
+        "token_bucket": _per_minute(100_000),
+        "filter_enabled": {"default_value": {"numerator": 100}},
+        "filter_enforced": {"default_value": {"numerator": 100}},
+        "rate_limited_as_resource_exhausted": True,
+        "enable_retry_after_header": True,
+        "always_consume_default_token_bucket": False,
+        "max_dynamic_descriptors": 10_000,
+        "rate_limits": [
+            {"actions": [{"request_headers": {"header_name": "x-tenant-id", "descriptor_key": "tenant"}}]}
+        ],
+        "descriptors": descriptors,
+    }
+
+
+def _buffer(config: EnvoyConfig) -> dict[str, Any]:
+    """A JSON body is held until it is whole; a larger one is refused before the service sees it."""
+    return {
+        "@type": f"{_EXTENSION}.buffer.v3.BufferPerRoute",
+        "buffer": {"max_request_bytes": config.body_limit_bytes},
+    }
+
+
+def _per_minute(limit: int) -> dict[str, Any]:
+    return {"max_tokens": limit, "tokens_per_fill": limit, "fill_interval": "60s"}
+
+
+def _cors(origins: tuple[str, ...]) -> dict[str, Any]:
+    return {
+        "@type": f"{_EXTENSION}.cors.v3.CorsPolicy",
+        "allow_origin_string_match": [{"exact": origin} for origin in origins],
+        "allow_methods": "GET, POST, PUT, DELETE, OPTIONS",
+        "allow_headers": "authorization, content-type, grpc-timeout, traceparent, x-grpc-web, x-request-id, "
+        "x-tenant-id, x-user-agent",
+        "expose_headers": "grpc-status, grpc-message, grpc-status-details-bin, x-request-id, retry-after",
+        "max_age": "600",
+        "forward_not_matching_preflights": False,
+    }
