@@ -10,7 +10,7 @@ import structlog
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from weft.v1 import error_reason_pb2, knowledge_pb2
-from weftd.errors import AlreadyExists, InvalidArgument, Unimplemented
+from weftd.errors import AlreadyExists, InvalidArgument, Unavailable, Unimplemented
 from weftd.knowledge.ids import (
     check_dataset_id,
     new_dataset_id,
@@ -18,6 +18,7 @@ from weftd.knowledge.ids import (
     page_token,
     read_page_token,
 )
+from weftd.knowledge.passage_writer import PassageWriter
 from weftd.stores.records import datasets, documents, index_jobs
 from weftd.stores.records import knowledge_requests as requests
 from weftd.stores.records.datasets import DatasetState
@@ -35,10 +36,11 @@ log = structlog.get_logger()
 
 
 class Catalogue:
-    """Answers and changes in the contract's messages. Files and passages follow in the job process."""
+    """Answers and changes in the contract's messages; the job process does what takes time."""
 
-    def __init__(self, records: Records) -> None:
+    def __init__(self, records: Records, passages: PassageWriter) -> None:
         self._records = records
+        self._passages = passages
 
     async def create(self, tenant: str, request: knowledge_pb2.CreateDatasetRequest) -> knowledge_pb2.Dataset:
         """AlreadyExists DATASET_EXISTS."""
@@ -160,6 +162,10 @@ class Catalogue:
             durable=True,
         )
         log.info("deleted", dataset_id=dataset_id, documents=len(gone))
+        try:
+            await self._passages.delete(tenant, dataset_id, gone)
+        except Unavailable as error:  # the purge, which is on disk, does it later
+            log.warning("passages_not_deleted_yet", dataset_id=dataset_id, message=error.message)
 
 
 def _now_ms() -> int:

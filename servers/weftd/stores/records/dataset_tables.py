@@ -13,7 +13,7 @@ from weftd.stores.records.schema import metadata
 __all__ = ["datasets", "documents", "index_jobs", "knowledge_requests", "purges"]
 
 _LIVE = sa.text("purge_id IS NULL")
-_OPEN = sa.text("purge_id IS NULL AND state IN ('pending', 'running')")
+_OPEN = sa.text("state IN ('pending', 'running')")
 
 datasets = sa.Table(
     "datasets",
@@ -83,10 +83,8 @@ index_jobs = sa.Table(
     sa.Column("reason", sa.Text, nullable=False, server_default=""),
     sa.Column("message", sa.Text, nullable=False, server_default=""),
     sa.Column("created_at_ms", sa.BigInteger, nullable=False),
-    sa.Column("purge_id", sa.Text, nullable=True),
 )
 sa.Index("ix_index_jobs_dataset", index_jobs.c.tenant, index_jobs.c.dataset_id)
-sa.Index("ix_index_jobs_purge_id", index_jobs.c.purge_id)
 sa.Index(
     "uq_index_jobs_open",
     index_jobs.c.tenant,

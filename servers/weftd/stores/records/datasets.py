@@ -172,9 +172,7 @@ def delete(
         alive.append(documents.c.document_id == document_id)
     gone = list(connection.execute(sa.select(documents.c.document_id).where(*alive)).scalars())
     if document_id is None:
-        jobs = [index_jobs.c.tenant == tenant, index_jobs.c.dataset_id == dataset_id]
-        connection.execute(sa.update(index_jobs).where(*jobs).values(purge_id=purge_id))
-        for table in (datasets, knowledge_requests):
+        for table in (datasets, index_jobs, knowledge_requests):
             key = [table.c.tenant == tenant, table.c.dataset_id == dataset_id]
             connection.execute(sa.delete(table).where(*key))
     elif not gone:
@@ -196,9 +194,7 @@ def _states(
     counts = {each.dataset_id: each for each in connection.execute(_counts(tenant, ids))}
     newest_job = (
         sa.select(index_jobs)
-        .where(
-            index_jobs.c.tenant == tenant, index_jobs.c.dataset_id.in_(ids), index_jobs.c.purge_id.is_(None)
-        )
+        .where(index_jobs.c.tenant == tenant, index_jobs.c.dataset_id.in_(ids))
         .order_by(index_jobs.c.created_at_ms)
     )
     jobs = {each.dataset_id: each for each in connection.execute(newest_job)}

@@ -7,9 +7,7 @@ here into its durable workflows. So none is lost and none is made up, whatever d
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import sqlalchemy as sa
 
@@ -46,12 +44,11 @@ class IndexJob:
 
 @dataclass(frozen=True, slots=True)
 class Purge:
-    """What a purge has to remove: documents as (document_id, blob), and the jobs that knew of them."""
+    """What a purge has to remove: documents as (document_id, blob)."""
 
     tenant: str
     dataset_id: str
     documents: tuple[tuple[str, str], ...]
-    job_ids: tuple[str, ...]
 
 
 def begin(
@@ -62,7 +59,7 @@ def begin(
     NotFound; FailedPrecondition: DATASET_EMPTY, or INDEX_RUNNING beside a job with other options.
     """
     dataset_records.lock(connection, tenant, dataset_id)
-    mine = [_j.tenant == tenant, _j.dataset_id == dataset_id, _j.purge_id.is_(None)]
+    mine = [_j.tenant == tenant, _j.dataset_id == dataset_id]
     is_open = _j.state.in_(("pending", "running"))
     job = connection.execute(sa.select(index_jobs).where(*mine, is_open)).one_or_none()
     if job is not None:
@@ -101,7 +98,7 @@ def begin(
 
 def open_work(connection: sa.Connection) -> tuple[list[str], list[str]]:
     """Ids of the index jobs and of the purges that are not finished, the oldest first."""
-    jobs = sa.select(_j.job_id).where(_j.state.in_(("pending", "running")), _j.purge_id.is_(None))
+    jobs = sa.select(_j.job_id).where(_j.state.in_(("pending", "running")))
     purging = sa.select(_p.purge_id).order_by(_p.created_at_ms)
     return (
         list(connection.execute(jobs.order_by(_j.created_at_ms)).scalars()),
@@ -113,7 +110,7 @@ def start(connection: sa.Connection, job_id: str) -> IndexJob | None:
     """The open job; None where it has ended or its dataset was deleted."""
     row = connection.execute(
         sa.select(_j.job_id, _j.tenant, _j.dataset_id, _j.chunk_size, _j.overlap).where(
-            _j.job_id == job_id, _j.state.in_(("pending", "running")), _j.purge_id.is_(None)
+            _j.job_id == job_id, _j.state.in_(("pending", "running"))
         )
     ).one_or_none()
     return IndexJob(*row) if row else None
@@ -158,30 +155,10 @@ def purge(connection: sa.Connection, purge_id: str) -> Purge | None:
     if row is None:
         return None
     files = connection.execute(sa.select(_d.document_id, _d.blob).where(_d.purge_id == purge_id))
-    jobs = sa.select(_j.job_id).where(
-        sa.or_(
-            _j.purge_id == purge_id,
-            sa.and_(
-                _j.tenant == row.tenant,
-                _j.dataset_id == row.dataset_id,
-                _j.state.in_(("done", "failed")),
-            ),
-        )
-    )
-    return Purge(
-        tenant=row.tenant,
-        dataset_id=row.dataset_id,
-        documents=tuple((each.document_id, each.blob) for each in files),
-        job_ids=tuple(connection.execute(jobs).scalars()),
-    )
+    return Purge(row.tenant, row.dataset_id, tuple((each.document_id, each.blob) for each in files))
 
 
 def finished_purge(connection: sa.Connection, purge_id: str) -> None:
-    """Forgets the purge and the rows that were kept for it."""
-    tables: Sequence[tuple[sa.Table, Any]] = (
-        (documents, _d.purge_id),
-        (index_jobs, _j.purge_id),
-        (purges, _p.purge_id),
-    )
-    for table, column in tables:
-        connection.execute(sa.delete(table).where(column == purge_id))
+    """Forgets the purge and the documents that were kept for it."""
+    connection.execute(sa.delete(documents).where(_d.purge_id == purge_id))
+    connection.execute(sa.delete(purges).where(_p.purge_id == purge_id))

@@ -1,0 +1,233 @@
+"""The job process: takes committed work from the records into durable workflows and runs them.
+
+Index jobs and purges are DBOS workflows: a step that finished is not run again, whatever is killed when.
+Workflows run on threads of DBOS; their steps run on the one event loop of the process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import time
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+import structlog
+from dbos import DBOS, DBOSConfig, SetWorkflowID, StepOptions
+
+from weftd.errors import ResourceExhausted, Unavailable, WeftError, reason_name
+from weftd.knowledge.index_steps import IndexSteps, batches
+from weftd.knowledge.purge_steps import PurgeSteps
+from weftd.stores.records import index_jobs, knowledge_requests
+from weftd.stores.records.engine import Records
+
+__all__ = ["Jobs"]
+
+T = TypeVar("T")
+
+_POLL_S = 0.3
+# Work that is open but that DBOS has given up is looked for so often, and old answers are forgotten.
+_REVIEW_S = 60.0
+_REQUESTS_KEPT_MS = 24 * 3600 * 1000
+# Never changes: a workflow would not be resumed by a process of another version.
+_APPLICATION_VERSION = "1"
+_ENDED = ("SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED")
+
+log = structlog.get_logger()
+
+
+class _Stopping(BaseException):
+    """Ends a workflow's thread without a result: it goes on where it was in the next process."""
+
+
+class Jobs:
+    """Runs index jobs and purges. One process at a time may have an `executor_id`.
+
+    `database_url`: SQLAlchemy URL of DBOS's own tables (a SQLite file, or the PostgreSQL of the records).
+    """
+
+    def __init__(
+        self,
+        records: Records,
+        index: IndexSteps,
+        purge: PurgeSteps,
+        database_url: str,
+        *,
+        executor_id: str = "jobs",
+    ) -> None:
+        self._records = records
+        self._index = index
+        self._purge = purge
+        self._database_url = sa.make_url(database_url)
+        self._executor_id = executor_id
+        self._calls: set[concurrent.futures.Future[Any]] = set()
+        self._stopping = False
+        self._taken: set[str] = set()
+
+    async def run(self, ready: Callable[[], None]) -> None:
+        """Runs until cancelled; calls `ready` once work is taken up. Unfinished work waits for the next."""
+        self._loop = asyncio.get_running_loop()
+        try:
+            await asyncio.to_thread(self._launch)
+            ready()
+            while True:
+                await self._review()
+                until = time.monotonic() + _REVIEW_S
+                while time.monotonic() < until:
+                    await self._take_up()
+                    await asyncio.sleep(_POLL_S)
+        finally:
+            self._stopping = True
+            for call in list(self._calls):
+                call.cancel()
+            await asyncio.to_thread(DBOS.destroy, destroy_registry=True)
+
+    def _launch(self) -> None:
+        url = self._database_url
+        if url.get_backend_name() != "sqlite":
+            url = url.set(drivername="postgresql")
+        config = DBOSConfig(
+            name="weft",
+            system_database_url=url.render_as_string(hide_password=False),
+            application_version=_APPLICATION_VERSION,
+            executor_id=self._executor_id,
+            log_level="WARNING",
+        )
+        DBOS(config=config)
+        self._workflows: dict[str, Callable[[str], None]] = {
+            "index": DBOS.workflow(name="index")(self._index_workflow()),
+            "purge": DBOS.workflow(name="purge")(self._purge_workflow()),
+        }
+        DBOS.launch()
+        DBOS.register_queue("index", worker_concurrency=2, polling_interval_sec=_POLL_S)
+        DBOS.register_queue("purge", worker_concurrency=1, polling_interval_sec=_POLL_S)
+
+    def _index_workflow(self) -> Callable[[str], None]:
+        step, steps = self._step, self._index
+
+        def parsed(job_id: str, groups: Sequence[Sequence[str]]) -> Iterator[tuple[str, int]]:
+            for group in groups:
+                yield from zip(group, step("parse", steps.parse, job_id, group), strict=True)
+
+        def index(job_id: str) -> None:
+            tenant = step("tenant", steps.tenant, job_id)
+            changed = False
+            try:
+                while groups := step("plan", steps.plan, job_id):
+                    changed = True
+                    for batch in batches(parsed(job_id, groups)):
+                        step("store", steps.store, job_id, batch)
+                if changed:
+                    step("compact", steps.compact, tenant)
+            except Exception as error:
+                reason, message = _explain(error)
+                log.exception("index_job_failed", job_id=job_id, reason=reason)
+                step("fail", steps.fail, job_id, reason, message)
+
+        return index
+
+    def _purge_workflow(self) -> Callable[[str], None]:
+        def purge(purge_id: str) -> None:
+            self._step("passages", self._purge.passages, purge_id)
+            self._step("references", self._purge.references, purge_id)
+            self._step("files", self._purge.files, purge_id)
+
+        return purge
+
+    def _step(self, name: str, work: Callable[..., Coroutine[Any, Any, T]], *arguments: Any) -> T:
+        """Runs `work` on the event loop as a step of the workflow that this thread runs."""
+
+        def run() -> T:
+            log.debug("job_step", workflow_id=DBOS.workflow_id, step=DBOS.step_id, name=name)
+            return self._call(work(*arguments))
+
+        options = StepOptions(
+            name=name,
+            # A store that does not answer is waited for: 1, 2, 4 … s, eight minutes in all.
+            retries_allowed=True,
+            interval_seconds=1.0,
+            max_attempts=10,
+            backoff_rate=2.0,
+            should_retry=_passes,
+        )
+        return DBOS.run_step(options, run)
+
+    def _call(self, work: Coroutine[Any, Any, T]) -> T:
+        if self._stopping:
+            work.close()
+            raise _Stopping
+        call = asyncio.run_coroutine_threadsafe(work, self._loop)
+        self._calls.add(call)
+        try:
+            return call.result()
+        except concurrent.futures.CancelledError:
+            raise _Stopping from None
+        finally:
+            self._calls.discard(call)
+
+    async def _take_up(self) -> None:
+        """Hands committed work over to DBOS, and removes what DBOS kept of work that has ended."""
+        try:
+            jobs, purges = await self._records.read(index_jobs.open_work)
+            new = [("index", each) for each in jobs if each not in self._taken]
+            new += [("purge", each) for each in purges if each not in self._taken]
+            ended = self._taken.difference(jobs, purges)
+            if new or ended:
+                await asyncio.to_thread(self._hand_over, new)
+                self._taken.update(each for _, each in new)
+                self._taken -= await asyncio.to_thread(self._forget, ended)
+        except Unavailable as error:
+            log.warning("records_unavailable", message=error.message)
+            await asyncio.sleep(1)
+
+    def _hand_over(self, work: Iterable[tuple[str, str]]) -> None:
+        for kind, work_id in work:
+            status = DBOS.get_workflow_status(work_id)
+            if status is not None and status.status in _ENDED:
+                DBOS.delete_workflow(work_id)  # it ended without having done its work
+            with SetWorkflowID(work_id):
+                DBOS.enqueue_workflow(kind, self._workflows[kind], work_id)
+            log.info("job_taken_up", kind=kind, job_id=work_id)
+
+    def _forget(self, ended: Iterable[str]) -> set[str]:
+        """Removes the outputs of workflows that are over; returns their ids."""
+        forgotten = set()
+        for work_id in ended:
+            status = DBOS.get_workflow_status(work_id)
+            if status is None or status.status in _ENDED:
+                DBOS.delete_workflow(work_id)
+                forgotten.add(work_id)
+        return forgotten
+
+    async def _review(self) -> None:
+        """Looks at everything anew: what other processes left, and what is too old."""
+        self._taken.clear()
+        await self._take_up()
+        before_ms = time.time_ns() // 1_000_000 - _REQUESTS_KEPT_MS
+        try:
+            await self._records.write(
+                lambda connection: knowledge_requests.forget_before(connection, before_ms)
+            )
+            await asyncio.to_thread(self._forget_strays)
+        except Unavailable as error:
+            log.warning("records_unavailable", message=error.message)
+
+    def _forget_strays(self) -> None:
+        ended = DBOS.list_workflows(status=list(_ENDED), load_input=False, load_output=False)
+        strays = [each.workflow_id for each in ended if each.workflow_id not in self._taken]
+        if strays:
+            DBOS.delete_workflows(strays)
+
+
+def _passes(error: BaseException) -> bool:
+    return isinstance(error, Unavailable | ResourceExhausted)
+
+
+def _explain(error: Exception) -> tuple[str, str]:
+    """Reason and message for people, of what a step failed with in the end."""
+    attempts = getattr(error, "errors", None)
+    last = attempts[-1] if attempts else error
+    if isinstance(last, WeftError):
+        return reason_name(last.reason), last.message
+    return "INTERNAL", "The index job failed; the server's log tells why. Index the dataset again."
