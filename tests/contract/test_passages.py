@@ -31,9 +31,13 @@ def unit(*values: float) -> npt.NDArray[np.float32]:
     return (vector / np.linalg.norm(vector)).astype(np.float32)
 
 
-async def put(store: DensePassages | LexicalPassages, tenant: str, *passages: Passage, model: str = MODEL) -> None:
+async def put(
+    store: DensePassages | LexicalPassages, tenant: str, *passages: Passage, model: str = MODEL
+) -> None:
     """The n-th passage of a document points along the n-th axis, a little off by its document."""
-    vectors = np.stack([unit(*[1.0 if axis == p.ordinal % DIM else 0.05 for axis in range(DIM)]) for p in passages])
+    vectors = np.stack(
+        [unit(*[1.0 if axis == p.ordinal % DIM else 0.05 for axis in range(DIM)]) for p in passages]
+    )
     await store.put(tenant, model, passages, vectors)
 
 
@@ -72,7 +76,9 @@ def tenant(request: pytest.FixtureRequest) -> str:
     return f"t'\" OR 1=1 -- {request.node.nodeid}"
 
 
-async def found(store: DensePassages, scope: Scope, number: int = 0, limit: int = 10) -> list[tuple[str, int]]:
+async def found(
+    store: DensePassages, scope: Scope, number: int = 0, limit: int = 10
+) -> list[tuple[str, int]]:
     hits = await store.search(scope, MODEL, axis(number), limit)
     assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
     return [(hit.passage.document_id, hit.passage.ordinal) for hit in hits]
@@ -84,8 +90,12 @@ async def matched(store: LexicalPassages, scope: Scope, text: str, limit: int = 
     return [(hit.passage.document_id, hit.passage.ordinal) for hit in hits]
 
 
-async def test_the_nearest_comes_first_with_everything_it_was_put_with(dense: DensePassages, tenant: str) -> None:
-    whole = passage("d'1", 3, "第三段 \"内容\"\n", page=7, heading="标题's", name="文件 名.pdf", uploaded_at_ms=2**41)
+async def test_the_nearest_comes_first_with_everything_it_was_put_with(
+    dense: DensePassages, tenant: str
+) -> None:
+    whole = passage(
+        "d'1", 3, '第三段 "内容"\n', page=7, heading="标题's", name="文件 名.pdf", uploaded_at_ms=2**41
+    )
     await put(dense, tenant, passage("d'1", 0, "zero"), passage("d'1", 1, "one"), whole)
     hits = await dense.search(Scope(tenant), MODEL, axis(3), 2)
     assert len(hits) == 2
@@ -139,7 +149,9 @@ async def test_what_was_never_put_is_empty(dense: DensePassages, tenant: str) ->
 
 
 async def test_deleted_rows_are_gone_at_once(dense: DensePassages, tenant: str) -> None:
-    await put(dense, tenant, passage("a", 0, "x"), passage("b", 0, "x"), passage("c", 0, "x", dataset_id="ds2"))
+    await put(
+        dense, tenant, passage("a", 0, "x"), passage("b", 0, "x"), passage("c", 0, "x", dataset_id="ds2")
+    )
     await put(dense, tenant, passage("a", 0, "x"), model="model@2")
     await dense.delete(tenant, "ds", ["a"])
     assert sorted(await found(dense, Scope(tenant))) == [("b", 0), ("c", 0)]

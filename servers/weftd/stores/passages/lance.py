@@ -11,6 +11,7 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -119,7 +120,7 @@ class LancePassages:
             await self._on_table(name, _compact)
 
     async def ping(self) -> None:
-        await self._retried(lambda: self._connection.table_names(limit=1))
+        await self._retried(lambda: self._connection.list_tables(limit=1))
 
     async def close(self) -> None:
         self._tables.clear()
@@ -128,13 +129,13 @@ class LancePassages:
     async def _names(self, tenant: str) -> list[str]:
         prefix = _table_name(tenant, "")[: -len(_digest(""))]
         names: list[str] = []
+        start = prefix
         while True:
-            page = await self._retried(
-                lambda: self._connection.table_names(start_after=names[-1] if names else prefix, limit=100)
-            )
-            names += [name for name in page if name.startswith(prefix)]
-            if not page or not page[-1].startswith(prefix):
+            page = await self._retried(partial(self._connection.list_tables, page_token=start, limit=100))
+            names += [name for name in page.tables if name.startswith(prefix)]
+            if not page.page_token or not page.tables[-1].startswith(prefix):
                 return names
+            start = page.tables[-1]
 
     async def _create(self, name: str, schema: Any) -> None:
         """Makes the table with its index of words; another process may be doing the same."""

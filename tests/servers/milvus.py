@@ -1,0 +1,73 @@
+"""A real Milvus 2.3.5 server (PyPI `milvus`) and milvus-lite: one of each per test session."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+# The programs inside the package are packed; unpacked once (30 s) they serve every later session.
+_UNPACKED = Path(__file__).parents[2] / ".cache" / "milvus-2.3.5"
+
+
+def _free_ports(count: int) -> list[int]:
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+@contextmanager
+def running_milvus(directory: Path) -> Iterator[str]:
+    """The URI of a server with its data in `directory`; killed on exit."""
+    from milvus import MilvusServer, MilvusServerConfig, _initialize_data_files
+
+    _UNPACKED.mkdir(parents=True, exist_ok=True)
+    _initialize_data_files(str(_UNPACKED))
+    (directory / "bin").symlink_to(_UNPACKED / "bin")
+    config = MilvusServerConfig(data_dir=str(directory))
+    keys = [key for key in config.configurable_items if key.endswith("_port")]
+    *ports, metrics = _free_ports(len(keys) + 1)
+    server = MilvusServer(config, **dict(zip(keys, ports, strict=True)))
+    for part in ("rootCoord", "proxy", "queryCoord", "queryNode", "indexNode", "dataCoord", "dataNode"):
+        config.set(f"{part}.ip", "127.0.0.1")
+    config.set("queryCoord.checkInterval", 100)
+    server.webservice_port = metrics
+    server.start()
+    try:
+        yield f"http://127.0.0.1:{server.listen_port}"
+    finally:
+        server.stop()
+
+
+def _need(package: str) -> None:
+    if importlib.util.find_spec(package) is None:
+        message = f"the package {package} is not installed: it is in requirements/dev.txt"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+
+
+@pytest.fixture(scope="session")
+def milvus_uri() -> Iterator[str]:
+    _need("milvus")
+    directory = Path(tempfile.mkdtemp(prefix="weft-milvus-"))
+    try:
+        with running_milvus(directory) as uri:
+            yield uri
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def milvus_lite_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    _need("milvus_lite")
+    return str(tmp_path_factory.mktemp("milvus-lite") / "milvus.db")
