@@ -23,6 +23,7 @@ _READ_CHARS = 64 << 10
 # Han characters, their punctuation and full-width forms; and Latin letters with marks and typographic signs.
 _HAN = "\u4e00-\u9fff\u3000-\u303f\uff00-\uffee\u2010-\u2026"
 _CHINESE = re.compile(f"[{_HAN}·]")
+_STOPS = re.compile("[ \n,.，。、]")
 _COMMON = re.compile(f"[{_HAN}\xa0-\u017f]")
 
 
@@ -78,7 +79,7 @@ def _guess(head: bytes) -> str | None:
         return "utf-8"
     scores = {codec: _plausibility(head, codec) for codec in ("utf-16-le", "utf-16-be", "gb18030")}
     best = max(scores, key=lambda codec: scores[codec])
-    return best if scores[best] >= 0.6 else None
+    return best if scores[best] >= 0.5 else None
 
 
 def _decode(head: bytes, codec: str) -> str | None:
@@ -90,15 +91,18 @@ def _decode(head: bytes, codec: str) -> str | None:
 
 
 def _plausibility(head: bytes, codec: str) -> float:
-    """0 to 1: which share of the characters that tell one encoding from another is in common use."""
+    """0 to 1: how much `head` looks like Chinese or English in this encoding."""
     text = _decode(head, codec)
     if not text or _control_share(text.encode("utf-8", "replace")) > 0.02:
         return 0.0
     if codec == "gb18030":
-        # What is not in the old GB2312 set is rare, and what another encoding read as this one is full of.
+        # Most is in the old GB2312 set, traditional texts too. Texts of other encodings read as this one are
+        # full of rare characters, or of kana.
         strange = [char for char in text if not char.isascii()]
-        return sum(_is_gb2312(char) for char in strange) / len(strange) if strange else 0.0
-    return sum(_is_common(char) for char in text) / len(text)
+        good = sum(_is_gb2312(char) - 2 * ("\u3040" <= char <= "\u30ff") for char in strange)
+        return good / len(strange) if strange else 0.0
+    # Any pair of bytes may be a Han character; a space or a full stop does not come by chance.
+    return sum(map(_is_common, text)) / len(text) if _STOPS.search(text) else 0.0
 
 
 def _is_common(char: str) -> bool:

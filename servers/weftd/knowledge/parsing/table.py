@@ -70,7 +70,8 @@ def read_xlsx(path: Path, limits: Limits) -> Iterator[Section]:
     sys.modules.setdefault("numpy", None)  # type: ignore[arg-type]  # None is how an import is forbidden
     import openpyxl
 
-    book = openpyxl.load_workbook(path, read_only=True, data_only=True, keep_links=False)
+    # By a path it would insist on the ending.
+    book = openpyxl.load_workbook(path.open("rb"), read_only=True, data_only=True, keep_links=False)
     sheets = book.worksheets
     if len(sheets) > limits.pages:
         raise Refused(

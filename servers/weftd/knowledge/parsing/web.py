@@ -19,20 +19,9 @@ _SKIPPED = frozenset(
 )
 _HEADINGS = frozenset(("h1", "h2", "h3", "h4", "h5", "h6"))
 _BLOCKS = frozenset(
-    (
-        "address",
-        "article",
-        "aside",
-        "blockquote",
-        "caption",
-        "dd",
-        "div",
-        "dl",
-        "dt",
-        "fieldset",
-        "figcaption",
-    )
-    + ("figure", "footer", "form", "header", "hr", "main", "ol", "p", "pre", "section", "table", "ul")
+    ["address", "article", "aside", "blockquote", "caption", "dd", "div", "dl", "dt", "fieldset", "figure"]
+) | frozenset(
+    ["footer", "form", "header", "hr", "main", "ol", "p", "pre", "section", "table", "ul", "figcaption"]
 )
 _CHARSET = re.compile(rb"<meta[^>]+charset\s*=\s*[\"']?\s*([a-z0-9_:.-]+)", re.I)
 _SPACE = re.compile(r"\s+")
