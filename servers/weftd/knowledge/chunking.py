@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from weftd.knowledge.graphemes import is_boundary, last_boundary
+from weftd.knowledge.graphemes import is_boundary, nearest_boundary
 from weftd.knowledge.parsing.section import Section
 from weftd.text.sentences import split_sentences
 
@@ -123,9 +123,11 @@ class Chunker:
             end += len(sentence)
             if not is_boundary(text, end):
                 continue
+            # A part of a sentence leaves room for the overlap.
+            room = self._size if tokens.weight(start, end) <= self._size else self._size - self._overlap
             while start < end:
                 weight = tokens.weight(start, end)
-                cut = end if weight <= self._size else tokens.cut(start, end, self._size)
+                cut = end if weight <= room else tokens.cut(start, end, room)
                 yield _Unit(text[start:cut], weight if cut == end else tokens.weight(start, cut))
                 start = cut
 
@@ -174,7 +176,7 @@ class _Tokens:
         return max(tokens * _TOKEN, wide * _WIDE_CHAR + end - start - wide)
 
     def cut(self, start: int, end: int, size: int) -> int:
-        """Where to end a part of at most `size`: after a word, else between tokens or characters."""
+        """Where to end a part of about `size`: after a word, else between tokens or characters."""
         after = bisect_right(self._ends, start) + size // _TOKEN
         if after < len(self._starts):
             end = min(end, max(start + 1, self._starts[after]))
@@ -187,7 +189,7 @@ class _Tokens:
         for index in range(end, start + (end - start) * 2 // 3, -1):
             if _is_break(self._text, index):
                 return index
-        return last_boundary(self._text, start, end)
+        return nearest_boundary(self._text, start, end)
 
 
 def _is_break(text: str, index: int) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 
-__all__ = ["is_boundary", "last_boundary"]
+__all__ = ["is_boundary", "nearest_boundary"]
 
 # Unicode's bound for marks on one letter (UAX #15, stream-safe text), with room for long emoji. A run
 # of marks beyond it is no character that anybody reads.
@@ -14,12 +14,11 @@ _SPACING_VOWELS = frozenset("\u0e33\u0eb3")  # letters by category, marks by UAX
 _VIRAMA_CLASS = 9
 
 
-def last_boundary(text: str, start: int, end: int) -> int:
-    """The last place in `(start, end]` where `text` may be cut; `end` where there is none nearby."""
-    for index in range(end, max(start, end - _LONGEST), -1):
-        if is_boundary(text, index):
-            return index
-    return end
+def nearest_boundary(text: str, start: int, end: int) -> int:
+    """The last place in `(start, end]` where `text` may be cut, else the first behind `end`; never far."""
+    before = range(end, max(start, end - _LONGEST), -1)
+    behind = range(end + 1, end + _LONGEST)
+    return next((index for index in (*before, *behind) if is_boundary(text, index)), end)
 
 
 def is_boundary(text: str, index: int) -> bool:
