@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -23,6 +25,7 @@ from weft.v1 import (
     retrieval_pb2_grpc,
 )
 from weftd import errors
+from weftd.keys import ensure_keys
 from weftd.rpc import caller
 from weftd.rpc.auth import TokenVerifier, mint
 from weftd.rpc.channels import Peers
@@ -31,11 +34,12 @@ from weftd.rpc.health import Dependency, Health
 from weftd.rpc.interceptor import CallInterceptor
 from weftd.rpc.server import Service, bind, build_server
 
-SECRET = "s" * 32
+KEYS = Path(tempfile.mkdtemp()) / "jwks.json"
+ensure_keys(KEYS)
 
 
 def token(ttl_s: float = 60, roles: tuple[str, ...] = ("member",), tenant: str = "acme") -> str:
-    return mint(SECRET, issuer="weft", audience="weft", tenant=tenant, subject="u1", roles=roles, ttl_s=ttl_s)
+    return mint(KEYS, issuer="weft", audience="weft", tenant=tenant, subject="u1", roles=roles, ttl_s=ttl_s)
 
 
 def bearer(value: str | None = None, **more: str) -> list[tuple[str, str]]:
@@ -129,7 +133,7 @@ class Mesh:
         self.models, self.retrieval, self.drain = Models(), Retrieval(), Drain(grace_s=1)
         names = ["weft.v1.ModelService", "weft.v1.RetrievalService"]
         self.health = health or Health(names)
-        verifier = TokenVerifier(issuer="weft", audience="weft", secret=SECRET)
+        verifier = TokenVerifier(issuer="weft", audience="weft", jwks_file=KEYS)
         self.server = build_server(
             [
                 Service(names[0], self.models, models_pb2_grpc.add_ModelServiceServicer_to_server),

@@ -1,9 +1,9 @@
 """Bearer tokens: who signed them, whose they are and what they allow.
 
-A token is a JWT with `iss`, `aud`, `exp`, `sub`, `tenant` and `roles`. It is signed with HS256 by
-the shared secret, or with RS256 or ES256 by a key of the JWKS file; the algorithm decides which of
-the two is asked, so that a public key is never taken for a secret. Envoy checks the same at the
-edge; checking again here means that going round Envoy gains nothing.
+A token is a JWT with `iss`, `aud`, `exp`, `sub`, `tenant` and `roles`. It is signed by a key of the
+JWKS file: HS256 by an `oct` key, RS256 and ES256 by theirs; the algorithm decides which kind of key is
+asked, so that a public key is never taken for a secret. Envoy checks the same at the edge with the
+same file; checking again here means that going round Envoy gains nothing.
 """
 
 from __future__ import annotations
@@ -28,11 +28,13 @@ from weftd.errors import Unauthenticated
 ROLES: Final = ("member", "editor", "operator")
 """Each role may do what those before it may."""
 
+_Key = OctKey | RSAKey | ECKey
+
 # Tenants become part of paths and keys, so they are as narrow as the contract's ids.
 _TENANT: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:@-]{0,127}")
 _SUBJECT: Final = re.compile(r"[\x21-\x7e]{1,255}")
-_ALGORITHMS: Final = ("HS256", "RS256", "ES256")
-_SHORTEST_SECRET: Final = 32
+_KINDS: Final[Mapping[str, type[_Key]]] = {"HS256": OctKey, "RS256": RSAKey, "ES256": ECKey}
+_SHORTEST_SECRET_BITS: Final = 256
 _LONGEST_TOKEN: Final = 8192
 _CLOCK_SKEW_S: Final = 60
 _CACHED_TOKENS: Final = 4096
@@ -56,24 +58,15 @@ class Claims:
 class TokenVerifier:
     """Verifies tokens; remembers the good ones by their hash, a bounded number of them.
 
-    `secret` (32 characters or more) serves HS256, `jwks_file` RS256 and ES256; at least one of the
-    two must be given (ValueError, also for a secret that is too short or a file without usable keys).
-    The file is read again when it changes; while it cannot be read, the keys known before stay.
+    The file holds one key or more (ValueError where it has none that can be used, or a secret that is
+    too short). It is read again when it changes; while it cannot be read, the keys known before stay.
     """
 
-    def __init__(
-        self, *, issuer: str, audience: str, secret: str | None = None, jwks_file: Path | None = None
-    ) -> None:
-        if secret is None and jwks_file is None:
-            raise ValueError("Tokens cannot be verified: set a secret or a JWKS file.")
-        self._secret = None if secret is None else _import_secret(secret)
+    def __init__(self, *, issuer: str, audience: str, jwks_file: Path) -> None:
         self._jwks_file = jwks_file
-        self._keys: list[RSAKey | ECKey] = []
-        self._stamp: tuple[int, int, int] | None = None
+        self._stamp = _stamp(jwks_file)
+        self._keys = _read_keys(jwks_file)
         self._checked_at = 0.0
-        if jwks_file is not None:
-            self._stamp = _stamp(jwks_file)
-            self._keys = _read_keys(jwks_file)
         # The skew is for `nbf` and `iat` only: `exp` is checked to the second, see verify().
         self._registry = jwt.JWTClaimsRegistry(
             leeway=_CLOCK_SKEW_S,
@@ -117,24 +110,21 @@ class TokenVerifier:
         keys = self._keys_for(jws.extract_compact(token.encode()).headers())
         for i, key in enumerate(keys):
             try:
-                return jwt.decode(token, key, algorithms=_ALGORITHMS).claims
+                return jwt.decode(token, key, algorithms=list(_KINDS)).claims
             except BadSignatureError:
                 if i == len(keys) - 1:
                     raise
         raise ValueError("no key for this token")
 
-    def _keys_for(self, header: Mapping[str, Any]) -> Sequence[OctKey | RSAKey | ECKey]:
+    def _keys_for(self, header: Mapping[str, Any]) -> Sequence[_Key]:
         """The keys that may have signed a token with this header; the algorithm tells their kind."""
-        algorithm, name = header["alg"], header.get("kid")
-        if algorithm == "HS256":
-            return [] if self._secret is None else [self._secret]
-        kind = {"RS256": RSAKey, "ES256": ECKey}[algorithm]
+        kind, name = _KINDS[header["alg"]], header.get("kid")
         return [
             key for key in self._keys if isinstance(key, kind) and (name is None or key.kid in (None, name))
         ]
 
     def _follow_file(self) -> None:
-        if self._jwks_file is None or time.monotonic() - self._checked_at < _FILE_CHECK_S:
+        if time.monotonic() - self._checked_at < _FILE_CHECK_S:
             return
         self._checked_at = time.monotonic()
         try:
@@ -151,7 +141,7 @@ class TokenVerifier:
 
 
 def mint(
-    secret: str,
+    jwks_file: Path,
     *,
     issuer: str,
     audience: str,
@@ -160,9 +150,10 @@ def mint(
     roles: Iterable[str],
     ttl_s: float,
 ) -> str:
-    """A token signed with the shared secret: for development, and for jobs that call other services.
+    """A token signed with the first secret of the file: for development, and for jobs that call services.
 
-    ValueError for a role that does not exist, or a tenant or subject that would be refused.
+    ValueError where the file has no secret, for a role that does not exist, and for a tenant or a
+    subject that would be refused.
     """
     roles = list(roles)
     if unknown := set(roles) - set(ROLES):
@@ -181,7 +172,13 @@ def mint(
         "iat": int(now),
         "exp": int(now + ttl_s),
     }
-    return jwt.encode({"alg": "HS256"}, claims, _import_secret(secret))
+    secret = next((key for key in _read_keys(jwks_file) if isinstance(key, OctKey)), None)
+    if secret is None:
+        raise ValueError(
+            f"{jwks_file} has no secret (kty oct) to sign with: let your identity provider sign."
+        )
+    header = {"alg": "HS256"} if secret.kid is None else {"alg": "HS256", "kid": secret.kid}
+    return jwt.encode(header, claims, secret)
 
 
 def _claims(claims: Mapping[str, Any]) -> Claims:
@@ -197,24 +194,18 @@ def _claims(claims: Mapping[str, Any]) -> Claims:
     return Claims(tenant, subject, frozenset(roles) & frozenset(ROLES), float(claims["exp"]))
 
 
-def _import_secret(secret: str) -> OctKey:
-    if len(secret) < _SHORTEST_SECRET:
-        raise ValueError(
-            f"The token secret has {len(secret)} characters: it needs {_SHORTEST_SECRET} or more."
-        )
-    return OctKey.import_key(secret)
-
-
-def _read_keys(file: Path) -> list[RSAKey | ECKey]:
-    """The RSA and EC keys of a JWKS file; ValueError where it has none. A secret in it is left out."""
+def _read_keys(file: Path) -> list[_Key]:
+    """The keys of a JWKS file; ValueError where it has none that can be used."""
     try:
-        listed = json.loads(file.read_bytes())["keys"]
-        usable = KeySet.import_key_set({"keys": [key for key in listed if key.get("kty") in ("RSA", "EC")]})
+        listed = KeySet.import_key_set(json.loads(file.read_bytes()))
     except (KeyError, TypeError, AttributeError, JoseError, ValueError) as error:
-        raise ValueError(f"{file} is no JWKS file: {error}") from error
-    keys = [key for key in usable.keys if isinstance(key, RSAKey | ECKey)]
+        raise ValueError(f"{file} is no JWKS file: {type(error).__name__}.") from None
+    keys = [key for key in listed.keys if isinstance(key, _Key)]
     if not keys:
-        raise ValueError(f"{file} has no RSA or EC key.")
+        raise ValueError(f"{file} has no oct, RSA or EC key.")
+    for key in keys:
+        if isinstance(key, OctKey) and len(key.raw_value) * 8 < _SHORTEST_SECRET_BITS:
+            raise ValueError(f"{file} has a secret of under {_SHORTEST_SECRET_BITS} bits: make a longer one.")
     return keys
 
 
