@@ -1,0 +1,169 @@
+"""The knowledge service's parts on a directory, and the job process as a program of its own.
+
+    python -m tests.servers.knowledge DIRECTORY    runs jobs until it is killed
+
+An embedder that needs no model stands in for the real one. With `steps.log` in the directory, each step
+that begins is written there as `WORKFLOW STEP`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import signal
+import subprocess
+import sys
+import zlib
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import structlog
+
+from weftd.knowledge.catalogue import Catalogue
+from weftd.knowledge.index_steps import IndexSteps
+from weftd.knowledge.intake import UploadLimits
+from weftd.knowledge.jobs import Jobs
+from weftd.knowledge.parsing.section import Limits
+from weftd.knowledge.passage_writer import PassageWriter
+from weftd.knowledge.purge_steps import PurgeSteps
+from weftd.knowledge.uploads import Uploads
+from weftd.stores.blobs.directory import DirectoryBlobs
+from weftd.stores.passages.lance import LancePassages
+from weftd.stores.records.engine import Records
+from weftd.stores.records.migrate import migrate
+
+
+class WordEmbedder:
+    """A vector for each text from its words; a token is a word."""
+
+    dim = 16
+    max_tokens = 256
+
+    def __init__(self, model_id: str = "words-1") -> None:
+        self.model_id = model_id
+
+    def supports(self, text: str) -> bool:
+        return text.isascii()
+
+    async def embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        vectors = np.zeros((len(texts), self.dim), np.float32)
+        for row, text in enumerate(texts):
+            for word in text.lower().split():
+                vectors[row, zlib.crc32(word.encode()) % self.dim] += 1
+            vectors[row, 0] += 1e-3
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+    def token_spans(self, text: str) -> list[tuple[int, int]]:
+        return [match.span() for match in re.finditer(r"\S+", text)]
+
+    async def close(self) -> None: ...
+
+
+@dataclass
+class Knowledge:
+    """What compose puts together, with nothing of the wire."""
+
+    directory: Path
+    records: Records
+    blobs: DirectoryBlobs
+    passages: LancePassages
+    catalogue: Catalogue
+    uploads: Uploads
+
+    def jobs(self, embedder: WordEmbedder | None = None) -> Jobs:
+        writer = PassageWriter([self.passages])
+        limits = Limits()
+        return Jobs(
+            self.records,
+            IndexSteps(self.records, self.blobs, writer, embedder or WordEmbedder(), limits),
+            PurgeSteps(self.records, self.blobs, writer),
+            f"sqlite:///{self.directory / 'jobs.db'}",
+        )
+
+
+@asynccontextmanager
+async def opened(
+    directory: Path, limits: UploadLimits | None = None, records_url: str = ""
+) -> AsyncIterator[Knowledge]:
+    url = records_url or f"sqlite:///{directory / 'records.db'}"
+    await asyncio.to_thread(migrate, url)
+    records = Records(url)
+    passages = await LancePassages.connect(directory / "passages")
+    blobs = DirectoryBlobs(directory / "blobs")
+    writer = PassageWriter([passages])
+    try:
+        yield Knowledge(
+            directory,
+            records,
+            blobs,
+            passages,
+            Catalogue(records, writer),
+            Uploads(records, blobs, limits or UploadLimits()),
+        )
+    finally:
+        await passages.close()
+        await records.close()
+
+
+@asynccontextmanager
+async def running(jobs: Jobs) -> AsyncIterator[None]:
+    """Runs jobs in this process."""
+    ready = asyncio.Event()
+    task = asyncio.create_task(jobs.run(ready.set))
+    waiting = asyncio.create_task(ready.wait())
+    await asyncio.wait([task, waiting], return_when=asyncio.FIRST_COMPLETED)
+    try:
+        if task.done():
+            task.result()
+        yield
+    finally:
+        waiting.cancel()
+        task.cancel()
+        await asyncio.wait([task])
+
+
+@contextmanager
+def job_process(directory: Path, embedder_id: str = "words-1") -> Iterator[subprocess.Popen[bytes]]:
+    """The job process, ready. Killed with -9 at the end of the context."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.servers.knowledge", str(directory), embedder_id],
+        stdout=subprocess.PIPE,
+        cwd=Path(__file__).parents[2],
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n", "the job process did not start"
+        yield process
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+
+
+def _log_steps(path: Path) -> None:
+    file = path.open("a", buffering=1)
+
+    def write(_logger: Any, _method: str, event: dict[str, Any]) -> dict[str, Any]:
+        if event.get("event") == "job_step":
+            file.write(f"{event['workflow_id']} {event['step']}\n")
+            raise structlog.DropEvent
+        return event
+
+    structlog.configure(
+        processors=[write, structlog.processors.JSONRenderer()],
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+
+
+async def _main(directory: Path, embedder_id: str) -> None:
+    async with opened(directory) as knowledge:
+        await knowledge.jobs(WordEmbedder(embedder_id)).run(lambda: print("ready", flush=True))  # noqa: T201
+
+
+if __name__ == "__main__":
+    _log_steps(Path(sys.argv[1]) / "steps.log")
+    asyncio.run(_main(Path(sys.argv[1]), sys.argv[2]))
