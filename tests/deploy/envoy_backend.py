@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,6 +22,7 @@ from grpc_reflection.v1alpha import reflection
 from grpc_status import rpc_status
 from joserfc import jwt
 from joserfc.jwk import OctKey, RSAKey
+
 from weft.v1 import (
     chat_pb2,
     chat_pb2_grpc,
@@ -226,8 +227,38 @@ class Edge:
         await self.envoy.update(config)
         self.config = config
 
-    def access_log(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.config.access_log.read_text().splitlines()]
+    async def logged(self, *request_ids: str) -> list[dict[str, Any]]:
+        """The access log's lines of these requests, when all are there: Envoy writes them in batches."""
+
+        def found() -> list[dict[str, Any]]:
+            lines = [json.loads(line) for line in self.config.access_log.read_text().splitlines()]
+            return [line for line in lines if line["request_id"] in request_ids]
+
+        async def complete() -> bool:
+            return {line["request_id"] for line in found()} == set(request_ids)
+
+        await until(complete, True)
+        return found()
+
+    @asynccontextmanager
+    async def conversation(self, text: str | None = None) -> AsyncIterator[Callable[[str], Awaitable[str]]]:
+        """An open bidi stream; what is called gets back what it says."""
+        async with self.channel() as channel:
+            metadata = tuple(bearer(text).items())
+            call = chat_pb2_grpc.ChatServiceStub(channel).Converse(metadata=metadata)
+
+            async def say(text: str) -> str:
+                message = common_pb2.Message(role="user", content=text)
+                await call.write(
+                    chat_pb2.ConverseRequest(turn=chat_pb2.StreamChatRequest(messages=[message]))
+                )
+                async with asyncio.timeout(10):
+                    answer = await call.read()
+                return str(answer.event.content)
+
+            yield say
+            await call.done_writing()
+            assert await call.code() == grpc.StatusCode.OK
 
 
 @asynccontextmanager
@@ -238,7 +269,7 @@ async def running_edge(directory: Path, **changes: Any) -> AsyncIterator[Edge]:
         web = await stack.enter_async_context(page(directory / "page"))
         config = EnvoyConfig(
             listen=Endpoint("127.0.0.1", 0),
-            services={name: (behind,) for name in SERVICES},
+            services=dict.fromkeys(SERVICES, (behind,)),
             edge=web,
             secret=SECRET,
             access_log=directory / "access.log",
@@ -250,5 +281,12 @@ async def running_edge(directory: Path, **changes: Any) -> AsyncIterator[Edge]:
         yield Edge(envoy, config, seen)
 
 
-def sse_events(body: str) -> Sequence[str]:
-    return [part for part in body.split("\n\n") if part]
+async def until(get: Callable[[], Awaitable[object]], wanted: object) -> None:
+    """Waits until `get` gives `wanted`; fails after 10 s with what it gave last."""
+    last: object = None
+    try:
+        async with asyncio.timeout(10):
+            while (last := await get()) != wanted:  # noqa: ASYNC110 - another process changes it
+                await asyncio.sleep(0.02)
+    except TimeoutError:
+        raise AssertionError(f"{last!r} did not become {wanted!r} within 10 s") from None

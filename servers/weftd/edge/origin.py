@@ -25,7 +25,7 @@ def refusal(
     if origin is not None:
         if origin in allowed_origins:
             return ""
-        if urlsplit(origin).netloc.lower() != host.lower():
+        if origin.lower() not in (f"http://{host}".lower(), f"https://{host}".lower()):
             return "A page of another site asked. Allow its origin in the settings if it is yours."
     if headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
         return "A page of another site asked. Allow its origin in the settings if it is yours."

@@ -62,7 +62,11 @@ def _edge_manager(
         "merge_slashes": True,
         "path_with_escaped_slashes_action": "REJECT_REQUEST",
         "max_request_headers_kb": 60,
-        "common_http_protocol_options": {"max_headers_count": 100, "idle_timeout": "3600s"},
+        "common_http_protocol_options": {
+            "max_headers_count": 100,
+            "idle_timeout": "3600s",
+            "max_stream_duration": "3600s",
+        },
         "request_headers_timeout": "10s",
         "stream_idle_timeout": "300s",
         "http2_protocol_options": {

@@ -176,6 +176,8 @@ class EnvoyProcess:
             *("--config-path", str(self._directory / BOOTSTRAP)),
             *("--concurrency", str(self._concurrency)),
             *("--log-level", "warning"),
+            # Of the access log; ten seconds unless said.
+            *("--file-flush-interval-msec", "1000"),
             "--disable-hot-restart",
             "--skip-deprecated-logs",
         ]

