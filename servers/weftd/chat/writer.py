@@ -1,0 +1,249 @@
+"""The task of one turn: begin it, commit what its work writes, end it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+import structlog
+
+from weft.v1 import error_reason_pb2
+from weft.v1.chat_pb2 import ChatEvent
+from weft.v1.common_pb2 import Message, Reference
+from weftd.chat.answer import Answer, write_answer
+from weftd.chat.context import MOST_HISTORY
+from weftd.chat.ports import Models, Retrieval
+from weftd.chat.turn import DEADLINE, INTERRUPTED, State, StopReason, Turn
+from weftd.errors import (
+    DeadlineExceeded,
+    FailedPrecondition,
+    InvalidArgument,
+    ResourceExhausted,
+    Unavailable,
+    WeftError,
+    reason_name,
+)
+from weftd.stores.records import handover, turns
+from weftd.stores.records.engine import Records
+from weftd.stores.records.turns import Begun, Busy, End, NewTurn
+
+__all__ = ["TurnWriter", "request_id_reused"]
+
+# A store that went away comes back: the turn waits for it so long, and its model meanwhile.
+_STORE_PATIENCE_S = 15.0
+
+log = structlog.get_logger()
+
+
+class TurnWriter:
+    """Runs turns for the worker of that name; see `ChatTurns`."""
+
+    def __init__(
+        self,
+        records: Records,
+        retrieval: Retrieval,
+        models: Models,
+        worker: str,
+        *,
+        max_turn_s: float,
+        stale_ms: int,
+    ) -> None:
+        self._records = records
+        self._retrieval = retrieval
+        self._models = models
+        self._worker = worker
+        self._max_turn_s = max_turn_s
+        self._stale_ms = stale_ms
+
+    async def run(self, turn: Turn, deadline: float | None, *, is_new: bool) -> None:
+        """Runs a new turn, or one whose worker died, to its end. What goes wrong is left in `turn`."""
+        try:
+            begun = await (self._begin(turn) if is_new else self._take_over(turn))
+            if begun is None:
+                turn.leave(State.ELSEWHERE)
+            else:
+                await self._write(turn, *begun, deadline)
+        except WeftError as error:
+            turn.leave(State.FAILED, error)
+        except Exception:
+            log.exception("turn_failed", request_id=turn.key.request_id)
+            turn.leave(State.FAILED, _internal())
+
+    async def _begin(self, turn: Turn) -> tuple[str, Sequence[Message]] | None:
+        """The question and what came before it; None where the store has this turn already."""
+        *earlier, asked = turn.request.messages
+        del turn.request.messages[:]
+        new = NewTurn(
+            *turn.key,
+            question=asked.content,
+            fingerprint=turn.fingerprint,
+            options=turn.request.SerializeToString(),
+            earlier=earlier,
+            worker=self._worker,
+            now_ms=_now_ms(),
+        )
+        begun = await self._records.write(
+            lambda connection: turns.begin(
+                connection, new, stale_ms=self._stale_ms, most_history=MOST_HISTORY
+            )
+        )
+        match begun:
+            case Begun():
+                turn.turn_id = begun.turn_id
+                return asked.content, begun.history
+            case Busy():
+                raise FailedPrecondition(
+                    error_reason_pb2.ERROR_REASON_TURN_RUNNING,
+                    "This conversation's last question is still being answered. Wait for it, or stop it.",
+                    metadata={"request_id": begun.request_id},
+                )
+        if begun.fingerprint != turn.fingerprint:
+            raise request_id_reused()
+        return None
+
+    async def _take_over(self, turn: Turn) -> tuple[str, Sequence[Message]] | None:
+        """The same for a turn that another worker began; None where someone else has it."""
+        taken = await self._records.write(
+            lambda connection: handover.take_over(
+                connection, turn.key, self._worker, stale_ms=self._stale_ms, most_history=MOST_HISTORY
+            )
+        )
+        if taken is None:
+            return None
+        log.info("turn_taken_over", request_id=turn.key.request_id, seq=taken.last_seq)
+        turn.turn_id = taken.turn_id
+        turn.go_on_after(taken.last_seq, taken.text)
+        return taken.question, taken.history
+
+    async def _write(
+        self, turn: Turn, question: str, history: Sequence[Message], deadline: float | None
+    ) -> None:
+        prefix = "".join(turn.text)
+        work = asyncio.create_task(
+            write_answer(self._retrieval, self._models, turn.request, question, history, prefix, turn.add)
+        )
+        loop = asyncio.get_running_loop()
+        ends_at = loop.time() + self._max_turn_s
+        timer = loop.call_at(ends_at if deadline is None else min(ends_at, deadline), turn.stop, DEADLINE)
+        try:
+            turn.start(work)
+            while True:
+                events, is_end = await turn.to_store()
+                if turn.state is not State.RUNNING:
+                    return  # lost meanwhile
+                if is_end:
+                    await self._end(turn, work, events, prefix)
+                    return
+                if events and not await self._append(turn, events):
+                    return
+        finally:
+            timer.cancel()
+            work.cancel()
+            await asyncio.gather(work, return_exceptions=True)
+
+    async def _append(self, turn: Turn, events: list[ChatEvent]) -> bool:
+        """Commits events, then shows them. False: another process has the turn now."""
+        after_seq = turn.seq
+        if not await self._store(
+            lambda connection: turns.append(connection, turn.turn_id, self._worker, after_seq, events)
+        ):
+            turn.leave(State.ELSEWHERE)
+            return False
+        turn.commit(events)
+        return True
+
+    async def _end(
+        self, turn: Turn, work: asyncio.Task[Answer], events: list[ChatEvent], prefix: str
+    ) -> None:
+        """Commits the last events with the answer; takes back a turn that failed before its first."""
+        after_seq = turn.seq
+        ending = _ending(turn, work, prefix, after_seq + len(events))
+        if ending.failure is not None and after_seq + len(events) == 0:
+            await self._records.write(lambda connection: turns.withdraw(connection, *turn.key, self._worker))
+            raise ending.failure
+        text = "".join([*turn.text, *(event.content for event in events)])
+        end = End(ending.status, text, ending.references, _now_ms())
+        events = [*events, *ending.events]
+        if await self._store(
+            lambda connection: turns.end(
+                connection, turn.key.tenant, turn.turn_id, self._worker, after_seq, events, end
+            ),
+            durable=True,
+        ):
+            turn.commit(events, State.ENDED)
+        else:
+            turn.leave(State.ELSEWHERE)
+
+    async def _store(self, operation: Callable[[sa.Connection], bool], *, durable: bool = False) -> bool:
+        """Commits, and waits for a store that does not answer. Both operations may be repeated."""
+        loop = asyncio.get_running_loop()
+        give_up_at = loop.time() + _STORE_PATIENCE_S
+        pause_s = 0.05
+        while True:
+            try:
+                return await self._records.write(operation, durable=durable)
+            except (Unavailable, ResourceExhausted):
+                if loop.time() > give_up_at:
+                    raise
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Ending:
+    status: str
+    events: list[ChatEvent]
+    references: Sequence[Reference] = ()
+    failure: WeftError | None = None
+
+
+def _ending(turn: Turn, work: asyncio.Task[Answer], prefix: str, seq: int) -> _Ending:
+    """What the end of the work means for the turn; its last events follow `seq`."""
+    if turn.stopped is not None:
+        return _stopped(turn.stopped, seq)
+    error = asyncio.CancelledError() if work.cancelled() else work.exception()
+    if error is None:
+        answer = work.result()
+        return _Ending(
+            "complete",
+            [
+                ChatEvent(type="refs", references=answer.references, degraded=answer.degraded, seq=seq + 1),
+                ChatEvent(type="done", usage=answer.usage, degraded=answer.degraded, seq=seq + 2),
+            ],
+            answer.references,
+        )
+    if isinstance(error, DeadlineExceeded):
+        return _stopped(DEADLINE, seq)
+    if not isinstance(error, WeftError):
+        log.error("turn_failed", request_id=turn.key.request_id, exc_info=error)
+        error = _internal()
+    if prefix and error.reason == error_reason_pb2.ERROR_REASON_MODEL_CANNOT_CONTINUE:
+        return _stopped(INTERRUPTED, seq)
+    event = ChatEvent(type="error", reason=reason_name(error.reason), message=error.message, seq=seq + 1)
+    return _Ending("failed", [event], failure=error)
+
+
+def _stopped(reason: StopReason, seq: int) -> _Ending:
+    return _Ending(reason.status, [reason.event(seq + 1)])
+
+
+def request_id_reused() -> InvalidArgument:
+    """The same id came with another question."""
+    return InvalidArgument(
+        {"request_id": "This id belongs to another question. Use a new one for each."},
+        reason=error_reason_pb2.ERROR_REASON_REQUEST_ID_REUSED,
+    )
+
+
+def _internal() -> WeftError:
+    return WeftError(
+        error_reason_pb2.ERROR_REASON_INTERNAL,
+        "The answer failed for a fault in the server; its log has the request id. Ask again.",
+    )
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

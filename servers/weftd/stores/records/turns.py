@@ -1,0 +1,405 @@
+"""Turns: begun, written event by event, ended, replayed.
+
+The rules that hold over all processes are kept here by the database: one running turn in a
+conversation, one turn for a request id, and one writer of its events. A writer names the `seq` it goes on
+from; where that is no longer the last one, or the turn is another worker's, it has lost the turn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from weft.v1.chat_pb2 import ChatEvent
+from weft.v1.common_pb2 import Message, Reference
+from weftd.stores.records.conversation_tables import (
+    answer_references,
+    conversations,
+    messages,
+    turn_events,
+    turns,
+)
+from weftd.stores.records.workers import is_alive
+
+__all__ = [
+    "Begun",
+    "Busy",
+    "End",
+    "NewTurn",
+    "StoredTurn",
+    "append",
+    "begin",
+    "close_ownerless",
+    "end",
+    "events_after",
+    "find",
+    "history",
+    "text_so_far",
+    "withdraw",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class NewTurn:
+    """What a turn is begun with. `earlier` counts only where the conversation is new."""
+
+    tenant: str
+    conversation_id: str
+    request_id: str
+    question: str
+    fingerprint: bytes
+    options: bytes
+    earlier: Sequence[Message]
+    worker: str
+    now_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTurn:
+    """A turn as it is stored; the columns of `turns`."""
+
+    turn_id: int
+    fingerprint: bytes
+    status: str
+    owner: str
+    options: bytes
+    position: int
+    last_seq: int
+    ended_at_ms: int | None
+    replayable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """The turn was begun. `history` are the messages before the question, the oldest first."""
+
+    turn_id: int
+    history: list[Message]
+
+
+@dataclass(frozen=True, slots=True)
+class Busy:
+    """Another turn of the conversation is running."""
+
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """How a turn ended: "complete", "cancelled", "interrupted" or "failed", and what is kept of it."""
+
+    status: str
+    text: str
+    references: Sequence[Reference]
+    now_ms: int
+
+
+_FIND = sa.select(
+    turns.c.turn_id,
+    turns.c.fingerprint,
+    turns.c.status,
+    turns.c.owner,
+    turns.c.options,
+    turns.c.position,
+    turns.c.last_seq,
+    turns.c.ended_at_ms,
+    turns.c.replayable,
+).where(
+    turns.c.tenant == sa.bindparam("tenant"),
+    turns.c.conversation_id == sa.bindparam("conversation_id"),
+    turns.c.request_id == sa.bindparam("request_id"),
+)
+_RUNNING = sa.select(turns.c.turn_id, turns.c.request_id, turns.c.owner).where(
+    turns.c.tenant == sa.bindparam("tenant"),
+    turns.c.conversation_id == sa.bindparam("conversation_id"),
+    turns.c.status == sa.text("'running'"),
+)
+# Both dialects read these alike; SQLAlchemy has one construct for each.
+_CONVERSATION = sa.text(
+    "INSERT INTO conversations"
+    " (tenant, conversation_id, title, created_at_ms, updated_at_ms, next_position)"
+    " VALUES (:tenant, :conversation_id, :title, :now_ms, :now_ms, :added)"
+    " ON CONFLICT (tenant, conversation_id) DO UPDATE SET updated_at_ms = excluded.updated_at_ms,"
+    " next_position = conversations.next_position + excluded.next_position"
+    " RETURNING next_position"
+)
+_BEGIN = sa.text(
+    "INSERT INTO turns (tenant, conversation_id, request_id, fingerprint, status, owner,"
+    " cancel_requested, options, position, last_seq, started_at_ms, replayable)"
+    " VALUES (:tenant, :conversation_id, :request_id, :fingerprint, 'running', :worker,"
+    " FALSE, :options, :position, 0, :now_ms, TRUE)"
+    " ON CONFLICT DO NOTHING RETURNING turn_id"
+)
+_KNOWN = sa.select(conversations.c.next_position).where(
+    conversations.c.tenant == sa.bindparam("tenant"),
+    conversations.c.conversation_id == sa.bindparam("conversation_id"),
+)
+_HISTORY = (
+    sa.select(messages.c.role, messages.c.content)
+    .where(
+        messages.c.tenant == sa.bindparam("tenant"),
+        messages.c.conversation_id == sa.bindparam("conversation_id"),
+        messages.c.position < sa.bindparam("before"),
+    )
+    .order_by(messages.c.position.desc())
+    .limit(sa.bindparam("most"))
+)
+_ADVANCE = (
+    sa.update(turns)
+    .where(
+        turns.c.turn_id == sa.bindparam("of_turn"),
+        turns.c.owner == sa.bindparam("of_worker"),
+        turns.c.status == sa.text("'running'"),
+        turns.c.last_seq == sa.bindparam("after_seq"),
+    )
+    .values(last_seq=sa.bindparam("new_seq"))
+)
+_END = _ADVANCE.values(status=sa.bindparam("new_status"), ended_at_ms=sa.bindparam("at_ms"))
+_EVENTS = (
+    sa.select(turn_events.c.data)
+    .where(turn_events.c.turn_id == sa.bindparam("of_turn"), turn_events.c.seq > sa.bindparam("after_seq"))
+    .order_by(turn_events.c.seq)
+    .limit(sa.bindparam("most"))
+)
+_PLACE = sa.select(turns.c.conversation_id, turns.c.request_id, turns.c.position).where(
+    turns.c.tenant == sa.bindparam("tenant"), turns.c.turn_id == sa.bindparam("of_turn")
+)
+_INSERT_EVENTS = sa.insert(turn_events)
+_INSERT_MESSAGES = sa.insert(messages)
+_INSERT_REFERENCES = sa.insert(answer_references)
+
+_INTERRUPTED = "The server that wrote this answer stopped. Ask again for a whole answer."
+
+
+def find(connection: sa.Connection, tenant: str, conversation_id: str, request_id: str) -> StoredTurn | None:
+    """The turn of that request id; None where the tenant has no such one."""
+    row = connection.execute(
+        _FIND, {"tenant": tenant, "conversation_id": conversation_id, "request_id": request_id}
+    ).first()
+    return None if row is None else StoredTurn(*row)
+
+
+def begin(
+    connection: sa.Connection, new: NewTurn, *, stale_ms: int, most_history: int
+) -> Begun | StoredTurn | Busy:
+    """Begins a turn and stores its question; makes the conversation where it is new.
+
+    The StoredTurn where that request id has one already. A running turn whose worker beat last more than
+    `stale_ms` ago is ended as interrupted first: it must not lock its conversation.
+    """
+    key = {"tenant": new.tenant, "conversation_id": new.conversation_id}
+    while True:
+        stored = find(connection, new.tenant, new.conversation_id, new.request_id)
+        if stored is not None:
+            return stored
+        running = connection.execute(_RUNNING, key).first()
+        if running is not None:
+            if is_alive(connection, running.owner, stale_ms):
+                return Busy(running.request_id)
+            close_ownerless(
+                connection,
+                new.tenant,
+                running.turn_id,
+                running.owner,
+                status="interrupted",
+                event=ChatEvent(type="error", reason="INTERRUPTED", message=_INTERRUPTED),
+                now_ms=new.now_ms,
+            )
+        is_new = connection.execute(_KNOWN, key).first() is None
+        said = [*(new.earlier if is_new else ()), Message(role="user", content=new.question)]
+        title = next(message.content for message in said if message.role == "user")
+        next_position = connection.execute(
+            _CONVERSATION,
+            {**key, "title": title.strip()[:80], "now_ms": new.now_ms, "added": len(said) + 1},
+        ).scalar_one()
+        turn_id = connection.execute(
+            _BEGIN,
+            {
+                **key,
+                "request_id": new.request_id,
+                "fingerprint": new.fingerprint,
+                "worker": new.worker,
+                "options": new.options,
+                "position": next_position - 1,
+                "now_ms": new.now_ms,
+            },
+        ).scalar()
+        if turn_id is not None:
+            break
+        # Another process began one since we looked: look again.
+    first = next_position - 1 - len(said)
+    connection.execute(
+        _INSERT_MESSAGES,
+        [
+            {
+                **key,
+                "position": first + at,
+                "created_at_ms": new.now_ms,
+                "role": message.role,
+                "content": message.content,
+                "request_id": new.request_id,
+                "status": "complete",
+            }
+            for at, message in enumerate(said)
+        ],
+    )
+    if is_new:
+        return Begun(turn_id, said[:-1])
+    return Begun(
+        turn_id, history(connection, new.tenant, new.conversation_id, before=first, most=most_history)
+    )
+
+
+def history(
+    connection: sa.Connection, tenant: str, conversation_id: str, *, before: int, most: int
+) -> list[Message]:
+    """The last `most` messages before position `before`, the oldest first."""
+    rows = connection.execute(
+        _HISTORY, {"tenant": tenant, "conversation_id": conversation_id, "before": before, "most": most}
+    ).all()
+    return [Message(role=row.role, content=row.content) for row in reversed(rows)]
+
+
+def append(
+    connection: sa.Connection, turn_id: int, worker: str, after_seq: int, events: Sequence[ChatEvent]
+) -> bool:
+    """Stores the events that follow `after_seq`. False: the turn is no longer this worker's.
+
+    Calling it again with the same events, after a commit of unknown outcome, changes nothing.
+    """
+    last = events[-1].seq
+    moved = connection.execute(
+        _ADVANCE, {"of_turn": turn_id, "of_worker": worker, "after_seq": after_seq, "new_seq": last}
+    )
+    if moved.rowcount == 0:
+        return _was_stored(connection, turn_id, worker, last)
+    _store_events(connection, turn_id, events)
+    return True
+
+
+def end(
+    connection: sa.Connection,
+    tenant: str,
+    turn_id: int,
+    worker: str,
+    after_seq: int,
+    events: Sequence[ChatEvent],
+    ending: End,
+) -> bool:
+    """Stores a turn's last events, its answer and what it rests on, in one commit. Otherwise as `append`."""
+    last = events[-1].seq
+    moved = connection.execute(
+        _END,
+        {
+            "of_turn": turn_id,
+            "of_worker": worker,
+            "after_seq": after_seq,
+            "new_seq": last,
+            "new_status": ending.status,
+            "at_ms": ending.now_ms,
+        },
+    )
+    if moved.rowcount == 0:
+        return _was_stored(connection, turn_id, worker, last)
+    _store_events(connection, turn_id, events)
+    _store_answer(connection, tenant, turn_id, ending)
+    return True
+
+
+def close_ownerless(
+    connection: sa.Connection,
+    tenant: str,
+    turn_id: int,
+    owner: str,
+    *,
+    status: str,
+    event: ChatEvent,
+    now_ms: int,
+) -> bool:
+    """Ends a running turn whose worker `owner` is gone, with `event` (its `seq` is set here) as the last.
+
+    False where someone else took it over or ended it meanwhile.
+    """
+    last_seq = connection.execute(
+        sa.select(turns.c.last_seq).where(turns.c.turn_id == turn_id, turns.c.owner == owner)
+    ).scalar()
+    if last_seq is None:
+        return False
+    event.seq = last_seq + 1
+    ending = End(status, text_so_far(connection, turn_id), (), now_ms)
+    return end(connection, tenant, turn_id, owner, last_seq, [event], ending)
+
+
+def withdraw(
+    connection: sa.Connection, tenant: str, conversation_id: str, request_id: str, worker: str
+) -> None:
+    """Takes back a turn that failed before its first event, so that it can be asked again."""
+    key = {"tenant": tenant, "conversation_id": conversation_id}
+    gone = connection.execute(
+        sa.delete(turns).filter_by(**key, request_id=request_id, owner=worker, status="running", last_seq=0)
+    )
+    if gone.rowcount == 0:
+        return
+    connection.execute(sa.delete(messages).filter_by(**key, request_id=request_id))
+    if connection.execute(sa.select(turns.c.turn_id).filter_by(**key).limit(1)).first() is None:
+        connection.execute(sa.delete(conversations).filter_by(**key))
+
+
+def events_after(connection: sa.Connection, turn_id: int, after_seq: int, most: int) -> list[ChatEvent]:
+    """The next `most` events after `after_seq`."""
+    rows = connection.execute(_EVENTS, {"of_turn": turn_id, "after_seq": after_seq, "most": most})
+    return [ChatEvent.FromString(data) for (data,) in rows]
+
+
+def text_so_far(connection: sa.Connection, turn_id: int) -> str:
+    """The text of the deltas that are stored."""
+    rows = connection.execute(
+        sa.select(turn_events.c.data).where(turn_events.c.turn_id == turn_id).order_by(turn_events.c.seq)
+    )
+    return "".join(ChatEvent.FromString(data).content for (data,) in rows)
+
+
+def _was_stored(connection: sa.Connection, turn_id: int, worker: str, last: int) -> bool:
+    row = connection.execute(
+        sa.select(turns.c.turn_id).filter_by(turn_id=turn_id, owner=worker, last_seq=last)
+    ).first()
+    return row is not None
+
+
+def _store_events(connection: sa.Connection, turn_id: int, events: Sequence[ChatEvent]) -> None:
+    connection.execute(
+        _INSERT_EVENTS,
+        [{"turn_id": turn_id, "seq": event.seq, "data": event.SerializeToString()} for event in events],
+    )
+
+
+def _store_answer(connection: sa.Connection, tenant: str, turn_id: int, ending: End) -> None:
+    turn = connection.execute(_PLACE, {"tenant": tenant, "of_turn": turn_id}).one()
+    place = {"tenant": tenant, "conversation_id": turn.conversation_id, "position": turn.position}
+    connection.execute(
+        _INSERT_MESSAGES,
+        {
+            **place,
+            "created_at_ms": ending.now_ms,
+            "role": "assistant",
+            "content": ending.text,
+            "request_id": turn.request_id,
+            "status": ending.status,
+        },
+    )
+    if ending.references:
+        connection.execute(
+            _INSERT_REFERENCES,
+            [
+                {
+                    **place,
+                    "number": reference.id,
+                    "dataset_id": reference.dataset_id,
+                    "document_id": reference.document_id,
+                    "data": reference.SerializeToString(),
+                }
+                for reference in ending.references
+            ],
+        )
