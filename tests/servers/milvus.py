@@ -35,11 +35,23 @@ def running_milvus(directory: Path) -> Iterator[str]:
     (directory / "bin").symlink_to(_UNPACKED / "bin")
     config = MilvusServerConfig(data_dir=str(directory))
     keys = [key for key in config.configurable_items if key.endswith("_port")]
-    *ports, metrics = _free_ports(len(keys) + 1)
+    *ports, metrics, etcd, etcd_peers = _free_ports(len(keys) + 3)
     server = MilvusServer(config, **dict(zip(keys, ports, strict=True)))
     for part in ("rootCoord", "proxy", "queryCoord", "queryNode", "indexNode", "dataCoord", "dataNode"):
         config.set(f"{part}.ip", "127.0.0.1")
-    config.set("queryCoord.checkInterval", 100)
+    # Without a file of its own the etcd inside takes fixed ports, and a second server cannot start.
+    etcd_file = directory / "etcd.yaml"
+    etcd_file.write_text(
+        "name: default\n"
+        f"listen-client-urls: http://127.0.0.1:{etcd}\n"
+        f"advertise-client-urls: http://127.0.0.1:{etcd}\n"
+        f"listen-peer-urls: http://127.0.0.1:{etcd_peers}\n"
+        f"initial-advertise-peer-urls: http://127.0.0.1:{etcd_peers}\n"
+        f"initial-cluster: default=http://127.0.0.1:{etcd_peers}\n"
+    )
+    config.template_text = config.template_text.replace(
+        "\netcd:\n", f"\netcd:\n  config:\n    path: {etcd_file}\n", 1
+    )
     server.webservice_port = metrics
     server.start()
     try:
