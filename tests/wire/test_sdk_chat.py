@@ -1,0 +1,393 @@
+"""The SDK against a real server whose connection is cut: what its user sees, and what the server does."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2, status_pb2
+
+from weft import (
+    ChatEvent,
+    DeadlineExceeded,
+    Delta,
+    Done,
+    FailedPrecondition,
+    NotFound,
+    References,
+    TurnEnded,
+    Unauthenticated,
+    Unavailable,
+    Weft,
+)
+from weft.v1 import chat_pb2, chat_pb2_grpc
+from weft.v1.common_pb2 import Reference, Usage
+
+TEXT = ["Retrieval", "-Augmented ", "Generation：", "检索增强", "生成。[1]"]
+ANSWER = [
+    *(chat_pb2.ChatEvent(type="delta", content=text, seq=seq) for seq, text in enumerate(TEXT, 1)),
+    chat_pb2.ChatEvent(type="refs", references=[Reference(id=1, name="a.pdf")], degraded=["graph"], seq=6),
+    chat_pb2.ChatEvent(type="done", usage=Usage(total_tokens=9), seq=7),
+]
+
+
+class Chat(chat_pb2_grpc.ChatServiceServicer):
+    """Keeps turns by conversation and request id, as the contract says; does what the question says."""
+
+    def __init__(self) -> None:
+        self.started: list[tuple[str, str]] = []
+        self.requests: list[chat_pb2.StreamChatRequest] = []
+        self.tokens: list[str] = []
+        self.cancelled: dict[str, float] = {}
+        self.cancels = asyncio.Event()
+        self.cut_after: dict[int, str] = {}
+        self.good_token = ""
+        self.cut: Any = None
+
+    async def StreamChat(
+        self, request: chat_pb2.StreamChatRequest, context: Any
+    ) -> AsyncIterator[chat_pb2.ChatEvent]:
+        metadata = dict(context.invocation_metadata())
+        self.tokens.append(metadata["authorization"])
+        if self.good_token and metadata["authorization"] != f"Bearer {self.good_token}":
+            await abort(context, grpc.StatusCode.UNAUTHENTICATED, "TOKEN_INVALID")
+        assert metadata["x-request-id"] == request.request_id
+        key = (request.conversation_id, request.request_id)
+        if key not in self.started:
+            self.started.append(key)
+        self.requests.append(request)
+        async for event in self._answer(request, context):
+            yield event
+
+    async def _answer(
+        self, request: chat_pb2.StreamChatRequest, context: Any
+    ) -> AsyncIterator[chat_pb2.ChatEvent]:
+        match request.messages[-1].content:
+            case "refused":
+                await abort(context, grpc.StatusCode.FAILED_PRECONDITION, "TURN_RUNNING")
+            case "fails":
+                yield ANSWER[0]
+                yield chat_pb2.ChatEvent(type="error", reason="MODEL_BROKEN", message="It broke.", seq=2)
+                return
+            case "endless":
+                for seq in range(1, 10**6):
+                    if request.request_id in self.cancelled:
+                        yield chat_pb2.ChatEvent(
+                            type="error", reason="TURN_CANCELLED", message="Stopped.", seq=seq
+                        )
+                        return
+                    yield chat_pb2.ChatEvent(type="delta", content="x", seq=seq)
+                    await asyncio.sleep(0.005)
+            case "silent":
+                await asyncio.Event().wait()
+        for event in ANSWER[request.after_seq :]:
+            yield event
+            match self.cut_after.pop(event.seq, ""):
+                case "connection":
+                    await asyncio.sleep(0.02)  # so that the event is on its way
+                    self.cut()
+                    await asyncio.sleep(10)
+                case "status":
+                    await context.abort(grpc.StatusCode.UNAVAILABLE, "going")
+                case "reset":
+                    await context.abort(grpc.StatusCode.INTERNAL, "Received RST_STREAM")
+                case "end":
+                    return
+                case "repeat":
+                    yield event
+                case "gap":
+                    yield ANSWER[event.seq + 1]
+
+    async def ResumeChat(
+        self, request: chat_pb2.ResumeChatRequest, context: Any
+    ) -> AsyncIterator[chat_pb2.ChatEvent]:
+        if request.request_id == "unknown":
+            await abort(context, grpc.StatusCode.NOT_FOUND, "TURN_NOT_FOUND")
+        for event in ANSWER[request.after_seq :]:
+            yield event
+            if self.cut_after.pop(event.seq, ""):
+                return
+
+    async def CancelTurn(
+        self, request: chat_pb2.CancelTurnRequest, context: Any
+    ) -> chat_pb2.CancelTurnResponse:
+        self.cancelled.setdefault(request.request_id, time.monotonic())
+        self.cancels.set()
+        return chat_pb2.CancelTurnResponse(status="cancelled")
+
+
+async def abort(context: Any, code: grpc.StatusCode, reason: str) -> None:
+    status = status_pb2.Status(code=code.value[0], message="No.")
+    status.details.add().Pack(error_details_pb2.ErrorInfo(reason=reason, domain="weft"))
+    await context.abort(code, "No.", (("grpc-status-details-bin", status.SerializeToString()),))
+
+
+class Wire:
+    """A TCP relay in front of the server, whose connections can be cut as a lost network cuts them."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._writers: set[asyncio.StreamWriter] = set()
+        self.connections = 0
+        self.refuse = False
+
+    async def __aenter__(self) -> Wire:
+        self._server = await asyncio.start_server(self._relay, "127.0.0.1", 0)
+        self.address = f"127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        return self
+
+    async def __aexit__(self, *_error: object) -> None:
+        self.cut()
+        self._server.close()
+
+    def cut(self) -> None:
+        for writer in self._writers:
+            writer.transport.abort()
+
+    async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        if self.refuse:
+            writer.transport.abort()
+            return
+        up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self._port)
+        ends = {writer, up_writer}
+        self._writers |= ends
+
+        async def pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+            try:
+                while data := await source.read(65536):
+                    sink.write(data)
+                    await sink.drain()
+            except OSError:
+                pass
+            finally:
+                for end in ends:
+                    end.transport.abort()
+
+        await asyncio.gather(pump(reader, up_writer), pump(up_reader, writer))
+        self._writers -= ends
+
+
+@pytest.fixture
+async def chat() -> Chat:
+    return Chat()
+
+
+@pytest.fixture
+async def wire(chat: Chat) -> AsyncIterator[Wire]:
+    server = grpc.aio.server()
+    chat_pb2_grpc.add_ChatServiceServicer_to_server(chat, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with Wire(port) as wire:
+        chat.cut = wire.cut
+        yield wire
+    await server.stop(None)
+
+
+@pytest.fixture
+async def weft(wire: Wire) -> AsyncIterator[Weft]:
+    async with Weft(wire.address, token="t") as weft:
+        yield weft
+
+
+def text_of(events: list[ChatEvent]) -> str:
+    return "".join(event.text for event in events if isinstance(event, Delta))
+
+
+async def test_an_answer_is_typed_events(weft: Weft, chat: Chat) -> None:
+    events = [event async for event in weft.chat("conv_1", "什么是RAG？", top_k=3, temperature=0.0)]
+    assert text_of(events) == "".join(TEXT)
+    match events[-2:]:
+        case [References((reference,), ("graph",), 6), Done(usage, (), 7)]:
+            assert (reference.name, usage.total_tokens) == ("a.pdf", 9)
+        case other:
+            pytest.fail(str(other))
+    request = chat.requests[0]
+    assert (request.conversation_id, request.top_k, request.resumable) == ("conv_1", 3, True)
+    assert request.HasField("temperature")
+    assert request.stream
+    assert chat.cancelled == {}
+
+
+@pytest.mark.parametrize("how", ["connection", "status", "reset", "end", "repeat", "gap"])
+async def test_a_cut_after_any_event_goes_unnoticed(wire: Wire, chat: Chat, how: str) -> None:
+    for seq in range(1, 7 if how != "gap" else 6):
+        chat.cut_after = {seq: how}
+        async with Weft(wire.address, token="t") as weft:
+            events = [event async for event in weft.chat(f"conv_{seq}", "q")]
+        assert text_of(events) == "".join(TEXT)
+        assert [event.seq for event in events] == list(range(1, 8))
+    assert len(chat.started) == len(chat.requests) - (0 if how == "repeat" else len(chat.started))
+    assert chat.cancelled == {}
+
+
+async def test_a_connection_cut_after_every_event(weft: Weft, wire: Wire, chat: Chat) -> None:
+    chat.cut_after = dict.fromkeys(range(1, 7), "connection")
+    turn = weft.chat("conv_1", "q")
+    assert await turn.text() == "".join(TEXT)
+    assert chat.started == [("conv_1", turn.request_id)]
+    assert [request.after_seq for request in chat.requests] == list(range(7))
+    assert wire.connections == 7
+
+
+async def test_a_connection_that_stays_away_is_given_up(wire: Wire, chat: Chat) -> None:
+    async with Weft(wire.address, token="t", resume_for_s=0.5) as weft:
+        started = time.monotonic()
+        with pytest.raises(Unavailable):
+            async for event in weft.chat("conv_1", "endless"):
+                if event.seq == 2:
+                    wire.refuse = True
+                    wire.cut()
+        assert time.monotonic() - started < 3
+
+
+async def test_an_absent_server_is_soon_known_by_its_address() -> None:
+    async with Weft("127.0.0.1:1", token="t") as weft:
+        started = time.monotonic()
+        with pytest.raises(Unavailable, match=r"127\.0\.0\.1:1 "):
+            await weft.chat("conv_1", "q").text()
+        with pytest.raises(Unavailable, match=r"127\.0\.0\.1:1 "):
+            await weft.cancel("conv_1", "r")
+        assert time.monotonic() - started < 8
+
+
+async def test_errors_are_exceptions_before_and_within_an_answer(weft: Weft, chat: Chat) -> None:
+    with pytest.raises(FailedPrecondition) as refused:
+        await weft.chat("conv_1", "refused").text()
+    assert refused.value.reason == "TURN_RUNNING"
+    seen = []
+    with pytest.raises(Unavailable) as broken:
+        async for event in weft.chat("conv_1", "fails"):
+            seen.append(event)  # noqa: PERF401
+    assert (broken.value.reason, broken.value.message) == ("MODEL_BROKEN", "It broke.")
+    assert seen == [Delta("Retrieval", 1)]
+    assert len(chat.requests) == 2
+    assert chat.cancelled == {}
+
+
+async def test_a_passed_deadline(weft: Weft) -> None:
+    with pytest.raises(DeadlineExceeded):
+        await weft.chat("conv_1", "silent", timeout_s=0.2).text()
+
+
+async def test_leaving_the_loop_cancels_the_turn(weft: Weft, chat: Chat) -> None:
+    async def leave_by_break() -> float:
+        async for event in weft.chat("conv_1", "endless"):
+            if event.seq == 3:
+                break
+        return time.monotonic()
+
+    async def leave_by_cancel() -> float:
+        task = asyncio.create_task(weft.chat("conv_1", "endless").text())
+        await asyncio.sleep(0.1)
+        left_at = time.monotonic()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        return left_at
+
+    async def leave_by_error() -> float:
+        with pytest.raises(ZeroDivisionError):
+            async for _ in weft.chat("conv_1", "endless"):
+                raise ZeroDivisionError
+        return time.monotonic()
+
+    async def leave_by_aclose() -> float:
+        events = aiter(weft.chat("conv_1", "endless"))
+        await anext(events)
+        left_at = time.monotonic()
+        await events.aclose()  # type: ignore[attr-defined]
+        return left_at
+
+    async def leave_by_timeout() -> float:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await weft.chat("conv_1", "silent").text()
+        return time.monotonic()
+
+    await weft.chat("conv_1", "warm up").text()
+    for leave in (leave_by_break, leave_by_cancel, leave_by_error, leave_by_aclose, leave_by_timeout):
+        chat.cancels.clear()
+        left_at = await leave()
+        async with asyncio.timeout(2):
+            await chat.cancels.wait()
+        assert max(chat.cancelled.values()) - left_at < 0.05, leave.__name__
+    assert len(chat.cancelled) == 5
+
+
+async def test_leaving_the_client_cancels_what_runs(wire: Wire, chat: Chat) -> None:
+    async with Weft(wire.address, token="t") as weft:
+        async for _ in weft.chat("conv_1", "endless"):
+            break
+        kept = weft.chat("conv_2", "endless")
+        events = aiter(kept)
+        await anext(events)
+    assert len(chat.cancelled) == 2
+
+
+async def test_a_program_that_is_interrupted_cancels_its_turn(wire: Wire, chat: Chat) -> None:
+    async def program() -> None:
+        async with Weft(wire.address, token="t") as weft:
+            async for _ in weft.chat("conv_1", "endless"):
+                pass
+
+    task = asyncio.create_task(program())
+    await asyncio.sleep(0.1)
+    task.cancel()
+    await asyncio.sleep(0)
+    task.cancel()  # impatient
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert len(chat.cancelled) == 1
+
+
+async def test_a_stopped_turn_says_so_to_its_reader(weft: Weft) -> None:
+    turn = weft.chat("conv_1", "endless")
+    with pytest.raises(TurnEnded) as ended:
+        async for event in turn:
+            if event.seq == 2:
+                await turn.stop()
+    assert ended.value.reason == "TURN_CANCELLED"
+
+
+async def test_a_turn_goes_on_in_another_program(weft: Weft, chat: Chat) -> None:
+    chat.cut_after = {5: "end"}
+    events = [event async for event in weft.resume("conv_1", "r-1", after_seq=3)]
+    assert [event.seq for event in events] == [4, 5, 6, 7]
+    with pytest.raises(NotFound):
+        await weft.resume("conv_1", "unknown").text()
+
+
+async def test_a_refused_token_is_asked_for_again(wire: Wire, chat: Chat) -> None:
+    chat.good_token = "new"
+    tokens = iter(["old", "new", "new"])
+
+    async def token() -> str:
+        return next(tokens)
+
+    async with Weft(wire.address, token=token) as weft:
+        assert await weft.chat("conv_1", "q").text() == "".join(TEXT)
+    assert chat.tokens == ["Bearer old", "Bearer new"]
+    async with Weft(wire.address, token="old") as weft:
+        with pytest.raises(Unauthenticated):
+            await weft.chat("conv_1", "q").text()
+    assert len(chat.tokens) == 3
+
+
+async def test_address_and_token_come_from_the_environment(
+    wire: Wire, chat: Chat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("WEFT_TOKEN", raising=False)
+    monkeypatch.setenv("WEFT_ADDRESS", f"http://{wire.address}/")
+    async with Weft() as weft:
+        with pytest.raises(Unauthenticated, match="WEFT_TOKEN"):
+            await weft.chat("conv_1", "q").text()
+    monkeypatch.setenv("WEFT_TOKEN", "from-env")
+    async with Weft() as weft:
+        await weft.chat("conv_1", "q").text()
+    assert chat.tokens == ["Bearer from-env"]
