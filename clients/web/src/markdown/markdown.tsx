@@ -37,7 +37,7 @@ export function Markdown(props: MarkdownProps) {
 const show = (nodes: readonly Node[], context: Context): ComponentChildren[] => nodes.map((node) => one(node, context));
 
 const PLAIN = new Set([
-  ...["p", "h1", "h2", "h3", "h4", "h5", "h6", "ul", "ol", "li", "blockquote", "hr", "br"],
+  ...["p", "ul", "ol", "li", "blockquote", "hr", "br"],
   ...["em", "strong", "s", "thead", "tbody", "tr", "th", "td"],
 ]);
 
@@ -80,8 +80,20 @@ function one({ token, children }: Node, context: Context): ComponentChildren {
       return <ol start={Number(attribute(token, "start") || 1)}>{show(children, context)}</ol>;
     default:
       if (token.hidden) return show(children, context); // a tight list's paragraph
-      return PLAIN.has(token.tag) ? h(token.tag, null, ...show(children, context)) : token.content;
+      if (token.type === "heading_open") return h(lowered(token.tag), null, ...show(children, context));
+      if (!PLAIN.has(token.tag)) return token.content;
+      return h(token.tag, alignment(token), ...show(children, context));
   }
+}
+
+/** An answer's headings stand below those of the page: "h1" becomes "h3". */
+const lowered = (tag: string): string => `h${Math.min(6, Number(tag.slice(1)) + 2)}`;
+
+/** A table's column: as a class, since the page's policy allows no style attribute. */
+function alignment(token: Node["token"]): { class: string } | null {
+  const style = attribute(token, "style");
+  if (style.endsWith("right")) return { class: "text-right!" };
+  return style.endsWith("center") ? { class: "text-center!" } : null;
 }
 
 function Citation({ id, context }: { id: number; context: Context }) {

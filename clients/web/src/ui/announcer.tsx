@@ -1,32 +1,31 @@
 // Tells a screen reader what happens: whole sentences of the answer as they are finished, never
 // single tokens, and the end of an upload.
 import { signal } from "@preact/signals";
-import { useEffect, useRef } from "preact/hooks";
+import { useEffect } from "preact/hooks";
 
 import { explain } from "../api/failure";
 import { plainText } from "../markdown/parse";
 import { words } from "../state/settings";
 import type { Turn } from "../state/turn";
 
-const said = signal<readonly string[]>([]);
+const said = signal<readonly { id: number; text: string }[]>([]);
+let count = 0;
 /** What was said is kept for a while: taken away at once it would not be read. */
 const KEEP = 8;
 const SAY_EVERY_MS = 1200;
 const SENTENCE_END = /[.!?…]["')\]]*\s|[。！？；]["'”’）]*|\n/g;
 
 export function announce(text: string): void {
-  if (text) said.value = [...said.value.slice(-KEEP), text];
+  if (text) said.value = [...said.value.slice(-KEEP), { id: (count += 1), text }];
 }
 
 export function Announcer({ turn }: { turn: Turn | undefined }) {
-  const told = useRef({ turn, length: 0 });
   useEffect(() => {
-    if (!turn || told.current.turn === turn) return;
-    told.current = { turn, length: turn.text.peek().length };
-    if (!turn.running) return;
+    if (!turn?.running) return;
+    const told = { length: turn.text.peek().length };
     announce(words.peek().answering);
     const timer = setInterval(() => {
-      tell(turn, told.current);
+      tell(turn, told);
       if (turn.running) return;
       clearInterval(timer);
       const failure = turn.failure.peek();
@@ -36,8 +35,8 @@ export function Announcer({ turn }: { turn: Turn | undefined }) {
   }, [turn]);
   return (
     <div class="sr-only" role="log" aria-live="polite">
-      {said.value.map((text, index) => (
-        <p key={`${index}${text}`}>{text}</p>
+      {said.value.map(({ id, text }) => (
+        <p key={id}>{text}</p>
       ))}
     </div>
   );
@@ -46,7 +45,8 @@ export function Announcer({ turn }: { turn: Turn | undefined }) {
 /** Says the sentences that were finished since the last time; at the end, what is left. */
 function tell(turn: Turn, told: { length: number }): void {
   const fresh = turn.text.peek().slice(told.length);
-  const end = turn.running ? Math.max(0, ...[...fresh.matchAll(SENTENCE_END)].map((found) => found.index + found[0].length)) : fresh.length;
+  const ends = [...fresh.matchAll(SENTENCE_END)].map((found) => found.index + found[0].length);
+  const end = turn.running ? (ends.at(-1) ?? 0) : fresh.length;
   told.length += end;
   announce(plainText(fresh.slice(0, end)));
 }

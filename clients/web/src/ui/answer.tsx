@@ -1,6 +1,7 @@
 // A question and its answer.
 import { signal } from "@preact/signals";
 
+import { failureOf, type Failure } from "../api/failure";
 import { CopyButton, Markdown } from "../markdown/markdown";
 import { rate, retry } from "../state/chat";
 import { words } from "../state/settings";
@@ -8,20 +9,19 @@ import type { Turn } from "../state/turn";
 import { Problem } from "./dialog";
 import { Icon } from "./icons";
 import { openSource, SourceList } from "./sources";
-import { failureOf, type Failure } from "../api/failure";
 
 export function TurnView({ turn, last }: { turn: Turn; last: boolean }) {
   const t = words.value;
   return (
     <article class="space-y-5" aria-busy={turn.running}>
       <div class="flex justify-end">
-        <h3 class="sr-only">{t.you}</h3>
+        <h2 class="sr-only">{t.you}</h2>
         <p class="max-w-[85%] rounded-2xl rounded-br-md bg-tint px-4 py-2.5 whitespace-pre-wrap wrap-anywhere" dir="auto">
           {turn.question}
         </p>
       </div>
       <div>
-        <h3 class="sr-only">{t.assistant}</h3>
+        <h2 class="sr-only">{t.assistant}</h2>
         <Answer turn={turn} last={last} />
       </div>
     </article>

@@ -9,6 +9,7 @@ import { Announcer } from "./announcer";
 import { Composer } from "./composer";
 import { Problem } from "./dialog";
 import { Icon } from "./icons";
+import { covered } from "./sidebar";
 import { UploadTray } from "./uploads";
 import { Welcome } from "./welcome";
 
@@ -20,7 +21,8 @@ export function ChatView({ id }: { id: string }) {
   const running = open?.turns.value.find((turn) => turn.running);
   useEffect(() => {
     const onKey = (event: KeyboardEvent) => {
-      if (event.key === "Escape" && running && !event.isComposing && !document.querySelector("dialog[open]")) stop(running);
+      if (event.key !== "Escape" || !running || event.isComposing) return;
+      if (!covered() && !document.querySelector("dialog[open]")) stop(running);
     };
     addEventListener("keydown", onKey);
     return () => removeEventListener("keydown", onKey);
@@ -75,6 +77,7 @@ function Scroller({ turns, children }: { turns: number; children: preact.Compone
     if (!inner.current) return;
     const observer = new ResizeObserver(() => turns > 0 && atEnd.peek() && toEnd());
     observer.observe(inner.current);
+    if (outer.current) observer.observe(outer.current); // the composer grows
     return () => observer.disconnect();
   }, [turns > 0]);
 

@@ -20,11 +20,13 @@ interface DialogProps {
 export function Dialog({ title, onClose, class: kind = "box", children }: DialogProps) {
   const element = useRef<HTMLDialogElement>(null);
   const titleId = useId();
+  const gone = useRef(false);
   useEffect(() => {
     const dialog = element.current;
     const opener = document.activeElement;
     dialog?.showModal();
     return () => {
+      gone.current = true;
       dialog?.close();
       if (opener instanceof HTMLElement) opener.focus();
     };
@@ -37,6 +39,12 @@ export function Dialog({ title, onClose, class: kind = "box", children }: Dialog
       onCancel={(event) => {
         event.preventDefault();
         onClose?.();
+      }}
+      onClose={() => {
+        // Esc pressed twice closes a dialog whatever `cancel` says.
+        if (gone.current) return;
+        if (onClose) onClose();
+        else element.current?.showModal();
       }}
       onClick={(event) => {
         if (event.target === element.current) onClose?.();

@@ -1,5 +1,6 @@
 // Conversations, documents and settings: beside the page, on a phone a drawer over it.
 import { signal } from "@preact/signals";
+import { useEffect, useRef } from "preact/hooks";
 
 import type { Conversation } from "../gen/weft/v1/chat_pb";
 import { deleteConversation } from "../state/chat";
@@ -28,13 +29,26 @@ export function Sidebar() {
   const t = words.value;
   const shown = isWide.value || drawer.value;
   const close = () => (drawer.value = false);
+  const closer = useRef<HTMLButtonElement>(null);
+  const over = covered();
+  useEffect(() => {
+    if (!over) return;
+    const opener = document.activeElement;
+    closer.current?.focus();
+    const onKey = (event: KeyboardEvent) => event.key === "Escape" && !document.querySelector("dialog[open]") && close();
+    addEventListener("keydown", onKey);
+    return () => {
+      removeEventListener("keydown", onKey);
+      // Only now may the page behind take the focus again.
+      if (opener instanceof HTMLElement) setTimeout(() => opener.focus());
+    };
+  }, [over]);
   return (
     <>
-      {covered() && <div class="fixed inset-0 z-20 bg-veil" onClick={close} />}
+      {over && <div class="fixed inset-0 z-20 bg-veil" onClick={close} />}
       <aside
         class={`fixed inset-y-0 left-0 z-30 flex w-72 max-w-[85vw] flex-col border-r border-line bg-side transition-transform md:static md:translate-x-0 ${shown ? "" : "-translate-x-full"}`}
         inert={!shown}
-        onKeyDown={(event) => event.key === "Escape" && close()}
       >
         <div class="flex items-center gap-3 px-5 pt-5 pb-4">
           <Mark />
@@ -43,7 +57,7 @@ export function Sidebar() {
             <span class="block truncate text-xs text-soft">{t.tagline}</span>
           </span>
           {!isWide.value && (
-            <button type="button" class="icon-button" aria-label={t.close} onClick={close}>
+            <button type="button" ref={closer} class="icon-button" aria-label={t.close} onClick={close}>
               <Icon name="close" />
             </button>
           )}
@@ -54,7 +68,7 @@ export function Sidebar() {
             {t.newChat}
           </a>
           <a
-            class={`mt-1 flex min-h-10 items-center gap-2 rounded-xl px-4 text-sm hover:bg-raised ${route.value.view === "documents" ? "bg-raised font-medium" : ""}`}
+            class={`mt-1 flex min-h-10 items-center gap-2 rounded-xl px-4 text-sm hover:bg-hover ${route.value.view === "documents" ? "bg-hover font-medium" : ""}`}
             href={documentsLink()}
             aria-current={route.value.view === "documents" ? "page" : undefined}
             onClick={close}
@@ -113,7 +127,7 @@ function ConversationRow({ one, onPick }: { one: Conversation; onPick: () => voi
   const title = one.title || t.untitled;
   const here = route.value.view === "chat" && route.value.id === one.conversationId;
   return (
-    <li class={`group flex items-center rounded-xl hover:bg-raised ${here ? "bg-raised" : ""}`}>
+    <li class={`group flex items-center rounded-xl hover:bg-hover ${here ? "bg-hover" : ""}`}>
       <a
         class={`min-w-0 flex-1 truncate rounded-xl py-2 pl-4 text-sm ${here ? "font-medium" : ""}`}
         href={chatLink(one.conversationId)}
@@ -126,7 +140,7 @@ function ConversationRow({ one, onPick }: { one: Conversation; onPick: () => voi
       </a>
       <button
         type="button"
-        class="icon-button opacity-0 group-hover:opacity-100 focus-visible:opacity-100 pointer-coarse:opacity-100"
+        class="icon-button hover:bg-transparent opacity-0 group-hover:opacity-100 focus-visible:opacity-100 pointer-coarse:opacity-100"
         aria-label={t.deleteChat(title)}
         onClick={() => confirmDelete(t.deleteChatAsk, t.deleteChatText(title), () => deleteConversation(one.conversationId))}
       >

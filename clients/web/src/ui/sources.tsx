@@ -20,16 +20,16 @@ function place(reference: Reference): string {
 export function SourceList({ references }: { references: readonly Reference[] }) {
   return (
     <section class="mt-5">
-      <h4 class="mb-2 text-xs font-semibold tracking-wide text-soft">{words.value.sources}</h4>
+      <h3 class="mb-2 text-xs font-semibold tracking-wide text-soft">{words.value.sources}</h3>
       <ol class="grid gap-2 sm:grid-cols-2">
         {references.map((one) => (
           <li key={one.id} class="min-w-0">
             <button
               type="button"
               class="flex w-full items-center gap-2.5 rounded-xl border border-line bg-surface px-3 py-2 text-left transition-colors hover:border-accent"
-              aria-label={words.value.openSource(one.id, one.name)}
               onClick={() => openSource(references, one.id)}
             >
+              <span class="sr-only">{words.value.source(one.id)}: </span>
               <span class="cite m-0 translate-y-0" aria-hidden="true">
                 {one.id}
               </span>
@@ -78,23 +78,23 @@ export function SourceSheet() {
       </dl>
       {/* The passage as it stands in the file: text, never markup. */}
       <blockquote
-        class="mt-5 min-h-0 flex-1 overflow-y-auto rounded-xl border-l-4 border-accent bg-raised px-5 py-4 leading-7 whitespace-pre-wrap wrap-anywhere"
+        class="mt-5 min-h-0 overflow-y-auto rounded-xl border-l-4 border-accent bg-raised px-5 py-4 leading-7 whitespace-pre-wrap wrap-anywhere"
         dir="auto"
         tabIndex={0}
       >
         {reference.content}
       </blockquote>
       {references.length > 1 && (
-        <footer class="mt-5 flex items-center justify-between">
+        <footer class="mt-auto flex items-center justify-between pt-5">
           <button type="button" class="button" disabled={index === 0} onClick={() => step(-1)}>
             <Icon name="left" />
-            <span>{t.previous}</span>
+            <span class="max-sm:sr-only">{t.previous}</span>
           </button>
           <span class="text-sm text-soft tabular-nums">
             {index + 1} / {references.length}
           </span>
           <button type="button" class="button" disabled={index === references.length - 1} onClick={() => step(1)}>
-            <span>{t.next}</span>
+            <span class="max-sm:sr-only">{t.next}</span>
             <Icon name="right" />
           </button>
         </footer>
