@@ -1,0 +1,178 @@
+"""`weft eval answers FILE`: are answerable questions answered, and the others said to be unanswered?
+
+Each question is asked twice: of all documents, and of all but those that hold its answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from weft.v1.common_pb2 import Message, Reference
+from weft.v1.models_pb2 import GenerateRequest
+from weftd.text.language import is_chinese
+from weftd.text.tokens import fold
+
+from .port import LanguageModel
+
+_AT_ONCE = 4
+
+# The best passages for a question, from all documents but those with the keys given.
+Search = Callable[[str, Collection[str]], Awaitable[Sequence[Reference]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """`key` is unique in its set, `name` need not be."""
+
+    key: str
+    name: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """`gold`: keys of the documents that hold the answer."""
+
+    question: str
+    answers: tuple[str, ...]
+    gold: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class EvalSet:
+    documents: list[Document]
+    cases: list[Case]
+
+
+@dataclass(frozen=True, slots=True)
+class AnswersReport:
+    """Shares, 0 to 1. `answered`: of the answerable. `declined`: of the others. `auc`: how well the model's own
+    score tells the two apart; None where it has none. `contained`: answers to the answerable that hold a gold answer."""
+
+    language: str
+    questions: int
+    answered: float
+    declined: float
+    contained: float
+    auc: float | None
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.questions} questions, {self.language}, each with and without the documents that hold its answer",
+            f"answered, of the answerable:            {self.answered:7.1%}",
+            f"said to be unanswered, of the others:   {self.declined:7.1%}",
+            f"answers that hold the expected words:   {self.contained:7.1%}",
+        ]
+        if self.auc is not None:
+            lines.append(f"area under the ROC curve of the score:  {self.auc:7.3f}")
+        return "\n".join(lines)
+
+
+def load_set(path: Path) -> EvalSet:
+    """Reads CMRC or SQuAD, HotpotQA or MuSiQue, told apart by their form.
+
+    HotpotQA's documents are in `NAME_corpus.json` beside `NAME.json`, as MuSiQue's are. ValueError where the file is none of these.
+    """
+    content: Any = json.loads(path.read_text("utf-8"))
+    if isinstance(content, dict) and isinstance(content.get("data"), list):
+        return _squad(content["data"])
+    beside = path.with_name(f"{path.stem}_corpus.json")
+    if isinstance(content, list) and content and beside.exists():
+        corpus: Any = json.loads(beside.read_text("utf-8"))
+        if "supporting_facts" in content[0]:
+            return _hotpot(content, corpus)
+        if "paragraphs" in content[0]:
+            return _musique(content, corpus)
+    raise ValueError(
+        f"{path.name} is no set of questions that can be read: give a CMRC or SQuAD file, or a HotpotQA or MuSiQue "
+        f"file with {beside.name} beside it."
+    )
+
+
+def _squad(data: list[Any]) -> EvalSet:
+    documents: list[Document] = []
+    cases: list[Case] = []
+    for article in data:
+        for paragraph in article["paragraphs"]:
+            key = str(len(documents))
+            documents.append(Document(key, article.get("title", ""), paragraph["context"]))
+            for qa in paragraph["qas"]:
+                answers = tuple(answer["text"] for answer in qa["answers"])
+                if qa["question"].strip() and answers:
+                    cases.append(Case(qa["question"], answers, frozenset([key])))
+    return EvalSet(documents, cases)
+
+
+def _hotpot(questions: list[Any], corpus: dict[str, list[str]]) -> EvalSet:
+    documents = [Document(title, title, "".join(sentences)) for title, sentences in corpus.items()]
+    cases = [
+        Case(each["question"], (each["answer"],), frozenset(title for title, _ in each["supporting_facts"]))
+        for each in questions
+    ]
+    return EvalSet(documents, cases)
+
+
+def _musique(questions: list[Any], corpus: list[Any]) -> EvalSet:
+    keys = {(each["title"], each["text"]): str(number) for number, each in enumerate(corpus)}
+    documents = [Document(key, title, text) for (title, text), key in keys.items()]
+    cases = []
+    for each in questions:
+        supporting = [p for p in each["paragraphs"] if p["is_supporting"]]
+        gold = frozenset(keys[p["title"], p["paragraph_text"]] for p in supporting)
+        cases.append(Case(each["question"], (each["answer"], *each.get("answer_aliases", ())), gold))
+    return EvalSet(documents, cases)
+
+
+async def evaluate_answers(path: Path, search: Search, model: LanguageModel) -> AnswersReport:
+    """Asks every question of the set in `path` twice and counts."""
+    cases = load_set(path).cases
+    limit = asyncio.Semaphore(_AT_ONCE)
+
+    async def ask(case: Case, exclude: Collection[str]) -> tuple[str, bool]:
+        async with limit:
+            return await answer(case.question, await search(case.question, exclude), model)
+
+    async with asyncio.TaskGroup() as group:
+        answerable = [group.create_task(ask(case, ())) for case in cases]
+        others = [group.create_task(ask(case, case.gold)) for case in cases]
+    hits = [
+        said and any(_folded(gold) in _folded(text) for gold in case.answers)
+        for case, (text, said) in zip(cases, (task.result() for task in answerable), strict=True)
+    ]
+    return AnswersReport(
+        language="Chinese" if is_chinese("".join(case.question for case in cases)) else "English",
+        questions=len(cases),
+        answered=_share([task.result()[1] for task in answerable]),
+        declined=_share([not task.result()[1] for task in others]),
+        contained=_share(hits),
+        auc=None,
+    )
+
+
+async def answer(question: str, passages: Sequence[Reference], model: LanguageModel) -> tuple[str, bool]:
+    """The model's text, and whether it says that it is an answer."""
+    request = GenerateRequest(messages=[Message(role="user", content=question)], grounded=True)
+    for number, passage in enumerate(passages, 1):
+        request.passages.append(passage)
+        request.passages[-1].id = number
+    text = ""
+    reason = ""
+    async with aclosing(model.generate(request)) as events:
+        async for event in events:
+            text += event.content
+            reason = event.finish_reason or reason
+    return text, reason != "no_answer"
+
+
+def _folded(text: str) -> str:
+    return "".join(character for character in fold(text) if character.isalnum())
+
+
+def _share(values: Sequence[bool]) -> float:
+    return sum(values) / len(values)

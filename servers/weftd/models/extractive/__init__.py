@@ -1,0 +1,1 @@
+"""A model without a network: it answers with sentences of the passages, word for word, and cites them."""
