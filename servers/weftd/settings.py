@@ -36,7 +36,6 @@ class Settings(BaseSettings):
     data: Path = Field(default=Path(".weft"), description="Directory of all that is kept.")
     host: str = Field(default="127.0.0.1", description="Address that Envoy listens on.")
     port: int = Field(default=8080, ge=1, le=65535, description="Port that Envoy listens on.")
-    admin_port: int = Field(default=0, ge=0, le=65535, description="Envoy's admin port, on loopback. 0: any.")
 
     records_url: str = Field(default="", description="postgresql+psycopg://user:password@host/database")
     passages_url: str = Field(default="", description="milvus://host:19530, or s3://… for LanceDB.")
@@ -59,6 +58,7 @@ class Settings(BaseSettings):
     models_address: str = _GRPC_ADDRESS
     edge_address: str = "127.0.0.1:50080"
     metrics_address: str = Field(default="", description="host:port of /metrics. Empty: none.")
+    envoy_metrics_address: str = Field(default="", description="host:port of Envoy's own. Empty: none.")
     otlp_endpoint: str = Field(default="", description="Traces go to http://host:4317. Empty: none.")
 
     resume_grace_s: float = Field(

@@ -123,9 +123,11 @@ class Child:
             process.send_signal(signal.SIGTERM if grace_s else signal.SIGKILL)
         try:
             await asyncio.wait_for(process.wait(), grace_s or 5)
-        except TimeoutError:
+        except (TimeoutError, asyncio.CancelledError) as error:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
+            if isinstance(error, asyncio.CancelledError):
+                raise
             await process.wait()
 
 

@@ -1,0 +1,133 @@
+"""The command `weft`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Annotated, Any, cast, get_args
+
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+
+from weftd.settings import ServiceName, Settings
+
+__all__ = ["main"]
+
+app = typer.Typer(
+    name="weft",
+    help="Weft, a self-hosted AI assistant. Settings come from the environment: see docs/operations.md.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+evaluate = typer.Typer(help="Measures answers and retrieval on a file of questions.", no_args_is_help=True)
+app.add_typer(evaluate, name="eval")
+_console = Console(stderr=True)
+
+
+def main() -> None:
+    """Runs the command; an error that is the user's to mend is one line, not a traceback."""
+    from weftd.errors import WeftError
+
+    try:
+        app()
+    except ValidationError as error:
+        for problem in error.errors():
+            name = "WEFT_" + "_".join(str(part) for part in problem["loc"]).upper()
+            _console.print(f"✗ {name}: {problem['msg']}", highlight=False, markup=False)
+        sys.exit(2)
+    except WeftError as error:
+        _fail(error.message)
+
+
+def _fail(message: str) -> None:
+    _console.print("✗", message, highlight=False, markup=False)
+    sys.exit(1)
+
+
+def _run(program: Coroutine[Any, Any, None]) -> None:
+    import uvloop
+
+    uvloop.run(program)
+
+
+@app.command()
+def up() -> None:
+    """Runs the whole mesh here: all services, the job process and Envoy."""
+    from weftd.rpc.telemetry import configure_logging
+    from weftd.up import CannotStart
+    from weftd.up import up as run_up
+
+    configure_logging("warning")
+    try:
+        asyncio.run(run_up(Settings(), _console))
+    except CannotStart as error:
+        _fail(str(error))
+
+
+@app.command()
+def serve(
+    services: Annotated[list[str], typer.Argument(help="Any of: " + " ".join(get_args(ServiceName)))],
+) -> None:
+    """Runs some services as one process, at the addresses of the settings (WEFT_CHAT_ADDRESS, …)."""
+    unknown = sorted(set(services) - set(get_args(ServiceName)))
+    if unknown:
+        _fail(f"There is no service {', '.join(unknown)}. There are: {' '.join(get_args(ServiceName))}.")
+    from weftd.programs import serve as run_serve
+
+    _run(run_serve(Settings(), cast("list[ServiceName]", services)))
+
+
+@app.command()
+def jobs() -> None:
+    """Runs the job process: it indexes and purges."""
+    # Whoever waits for an answer goes first.
+    os.nice(19)
+    from weftd.programs import run_jobs
+
+    _run(run_jobs(Settings()))
+
+
+@app.command()
+def envoy() -> None:
+    """Runs Envoy alone, in front of services that run elsewhere."""
+    from weftd.programs import run_envoy
+
+    _run(run_envoy(Settings()))
+
+
+@app.command()
+def token(
+    tenant: Annotated[str, typer.Option(help="Whose data the bearer sees.")] = "default",
+    subject: Annotated[str, typer.Option(help="Who the bearer is.")] = "developer",
+    role: Annotated[str, typer.Option(help="member, editor or operator.")] = "operator",
+    hours: Annotated[float, typer.Option(min=0.001, max=24 * 365, help="How long it is valid.")] = 12,
+) -> None:
+    """Prints a development token, signed with the mesh's own key."""
+    from weftd.compose import make_token
+
+    typer.echo(make_token(Settings(), tenant=tenant, subject=subject, role=role, lifetime_s=hours * 3600))
+
+
+@evaluate.command("retrieval")
+def evaluate_retrieval(file: Annotated[Path, typer.Argument(exists=True, dir_okay=False)]) -> None:
+    """Recall of dense, lexical and fused search on FILE (HotpotQA, MuSiQue or SQuAD format)."""
+    from weftd.evaluate import retrieval
+
+    _run(retrieval(Settings(), file, Console()))
+
+
+@evaluate.command("answers")
+def evaluate_answers(file: Annotated[Path, typer.Argument(exists=True, dir_okay=False)]) -> None:
+    """Whether questions are answered when the passages hold the answer, and are not when they do not."""
+    from weftd.evaluate import answers
+
+    _run(answers(Settings(), file, Console()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,165 @@
+"""The programs of the mesh: some services, the job process, Envoy. Each runs until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import signal
+import sys
+import time
+from collections.abc import Coroutine, Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from weft.v1.error_reason_pb2 import ERROR_REASON_BACKEND_UNAVAILABLE
+from weftd import compose
+from weftd.errors import Unavailable
+from weftd.lifecycle import run_until_stopped
+from weftd.rooms import Rooms
+from weftd.rpc import telemetry
+from weftd.rpc.drain import Drain
+from weftd.rpc.health import Health
+from weftd.rpc.interceptor import CallInterceptor
+from weftd.rpc.server import bind, build_server
+from weftd.rpc.tracing import start_tracing
+from weftd.settings import ServiceName, Settings
+from weftd.supervisor import announce_ready, die_with_parent
+
+__all__ = ["run_envoy", "run_jobs", "serve"]
+
+_BACKENDS_LIMIT_S = 20.0
+# Envoy asks every second and believes the second answer.
+_NOTICE_S = 2.5
+_DEV_TENANT = "default"
+_DEV_TOKEN_LIFETIME_S = 3600.0
+_PAGE = Path(__file__).with_name("edge") / "page"
+
+log = structlog.get_logger()
+
+
+async def serve(settings: Settings, names: Sequence[ServiceName]) -> None:
+    """Runs services as one process. Unavailable names a configured backend that does not answer."""
+    _begin(settings, "+".join(names))
+    drain = Drain(settings.drain_grace_s)
+    async with AsyncExitStack() as stack:
+        rooms = Rooms(settings, stack, drain)
+        services = [await rooms.open(name) for name in names if name != "edge"]
+        health = Health([service.name for service in services], rooms.dependencies)
+        start_span = None
+        if settings.otlp_endpoint:
+            start_span, stop_tracing = start_tracing(settings.otlp_endpoint, "+".join(names))
+            stack.callback(stop_tracing)
+        interceptor = CallInterceptor(compose.token_verifier(settings), drain, start_span)
+        server = build_server(services, interceptor, health)
+        if services:
+            bind(server, settings.address(services_of(names)[0]))
+        await server.start()
+        if "edge" in names:
+            edge = asyncio.create_task(_serve_edge(settings))
+            stack.push_async_callback(_cancel, edge)
+        if settings.metrics_address:
+            host, _, port = settings.metrics_address.rpartition(":")
+            _, stop_metrics = telemetry.serve_metrics(host, int(port), health.problems)
+            stack.callback(stop_metrics)
+        await _require_backends(health)
+        # What start-up made stays: the collector need not look at it again.
+        gc.collect()
+        gc.freeze()
+        announce_ready()
+        log.info("ready", services=list(names))
+        await run_until_stopped(server, health, drain, notice_s=_NOTICE_S)
+
+
+def services_of(names: Sequence[ServiceName]) -> list[ServiceName]:
+    """Those that speak gRPC."""
+    return [name for name in names if name != "edge"]
+
+
+async def _require_backends(health: Health) -> None:
+    try:
+        async with asyncio.timeout(_BACKENDS_LIMIT_S):
+            while not health.serving(""):
+                await health.check()
+                await asyncio.sleep(0.1)
+    except TimeoutError:
+        raise Unavailable(ERROR_REASON_BACKEND_UNAVAILABLE, "; ".join(health.problems())) from None
+
+
+async def _serve_edge(settings: Settings) -> None:
+    from weftd.edge.app import DevToken, build_app
+    from weftd.edge.serve import serve as serve_edge
+
+    def dev_token() -> DevToken:
+        token = compose.make_token(
+            settings,
+            tenant=_DEV_TENANT,
+            subject="developer",
+            role="operator",
+            lifetime_s=_DEV_TOKEN_LIFETIME_S,
+        )
+        return DevToken(token, int(time.time() + _DEV_TOKEN_LIFETIME_S))
+
+    app = build_app(
+        _PAGE,
+        dev_token if settings.gives_dev_token else None,
+        settings.allowed_hosts,
+        settings.allowed_origins,
+    )
+    host, _, port = settings.edge_address.rpartition(":")
+    await serve_edge(app, host, int(port))
+
+
+async def run_jobs(settings: Settings) -> None:
+    """Runs index jobs and purges."""
+    _begin(settings, "jobs")
+    from weftd.knowledge.index_steps import IndexSteps
+    from weftd.knowledge.jobs import Jobs
+    from weftd.knowledge.parsing.section import Limits
+    from weftd.knowledge.passage_writer import PassageWriter
+    from weftd.knowledge.purge_steps import PurgeSteps
+
+    async with (
+        compose.open_records(settings) as records,
+        compose.open_passages(settings) as passages,
+        compose.open_embedder(settings) as embedder,
+    ):
+        blobs = compose.open_blobs(settings)
+        writer = PassageWriter(tuple(passages.stores.values()))
+        index = IndexSteps(records, blobs, writer, embedder, Limits())
+        jobs = Jobs(records, index, PurgeSteps(records, blobs, writer), settings.jobs)
+        await _until_signal(jobs.run(announce_ready))
+
+
+async def run_envoy(settings: Settings) -> None:
+    """Runs Envoy in front of services that run elsewhere."""
+    _begin(settings, "envoy")
+    async with compose.envoy_process(settings) as envoy:
+        announce_ready()
+        await _until_signal(envoy.wait())
+
+
+def _begin(settings: Settings, service: str) -> None:
+    die_with_parent()
+    settings.data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # A loop beside busy threads gets the interpreter back four times sooner.
+    sys.setswitchinterval(0.0005)
+    telemetry.configure_logging(settings.log_level, service=service)
+
+
+async def _until_signal(work: Coroutine[Any, Any, object]) -> None:
+    """Runs `work` until it ends or a signal comes; then cancels it and waits for its end."""
+    task = asyncio.create_task(work)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    try:
+        await task
+    except asyncio.CancelledError:
+        log.info("stopped")
+
+
+async def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

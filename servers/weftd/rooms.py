@@ -1,0 +1,135 @@
+"""Opens the rooms: each service with what it needs, each store and model once for all of a process."""
+
+from __future__ import annotations
+
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from typing import Any, TypeVar
+
+from weft.v1 import chat_pb2_grpc, knowledge_pb2_grpc, models_pb2_grpc, retrieval_pb2_grpc
+from weftd import compose
+from weftd.rpc.channels import Peers
+from weftd.rpc.drain import Drain
+from weftd.rpc.health import Dependency
+from weftd.rpc.server import Service
+from weftd.settings import ServiceName, Settings
+
+__all__ = ["Rooms"]
+
+T = TypeVar("T")
+
+
+class Rooms:
+    """Opens on demand; everything closes with `stack`. `dependencies` are the backends opened so far."""
+
+    def __init__(self, settings: Settings, stack: AsyncExitStack, drain: Drain) -> None:
+        self.dependencies: list[Dependency] = []
+        self._settings = settings
+        self._stack = stack
+        self._drain = drain
+        self._opened: dict[str, Any] = {}
+
+    async def open(self, name: ServiceName) -> Service:
+        """The servicer of a room, ready to be added to a server."""
+        match name:
+            case "chat":
+                return await self._chat()
+            case "retrieval":
+                return await self._retrieval()
+            case "knowledge":
+                return await self._knowledge()
+            case "models":
+                return await self._models()
+            case "edge":
+                raise ValueError("The edge speaks HTTP: it is no gRPC service.")
+
+    async def _chat(self) -> Service:
+        from weftd.chat.mesh import MeshModels, MeshRetrieval
+        from weftd.chat.room import ChatTurns
+        from weftd.chat.service import ChatService
+
+        records = await self._records()
+        peers = Peers()
+        self._stack.push_async_callback(peers.close)
+        turns = await self._stack.enter_async_context(
+            ChatTurns(
+                records,
+                MeshRetrieval(peers, self._settings.retrieval_address),
+                MeshModels(peers, self._settings.models_address),
+                self._drain,
+                resume_grace_s=self._settings.resume_grace_s,
+            )
+        )
+        return _service("Chat", ChatService(turns, records), chat_pb2_grpc.add_ChatServiceServicer_to_server)
+
+    async def _retrieval(self) -> Service:
+        from weftd.retrieval.search import Searcher
+        from weftd.retrieval.service import RetrievalService
+        from weftd.stores.records import datasets
+
+        records = await self._records()
+        passages = await self._passages()
+
+        async def resolve(tenant: str, dataset_ids: Any, document_ids: Any) -> Any:
+            return await records.read(
+                lambda connection: datasets.resolve(connection, tenant, dataset_ids, document_ids)
+            )
+
+        searcher = Searcher(passages.dense, passages.lexical, await self._embedder())
+        return _service(
+            "Retrieval",
+            RetrievalService(searcher, resolve),
+            retrieval_pb2_grpc.add_RetrievalServiceServicer_to_server,
+        )
+
+    async def _knowledge(self) -> Service:
+        from weftd.knowledge.catalogue import Catalogue
+        from weftd.knowledge.intake import UploadLimits
+        from weftd.knowledge.passage_writer import PassageWriter
+        from weftd.knowledge.service import KnowledgeServicer
+        from weftd.knowledge.uploads import Uploads
+
+        records = await self._records()
+        passages = await self._passages()
+        limits = UploadLimits(file_bytes=self._settings.upload_limit_mb << 20)
+        uploads = Uploads(records, compose.open_blobs(self._settings), limits)
+        await uploads.recover()
+        catalogue = Catalogue(records, PassageWriter(tuple(passages.stores.values())))
+        return _service(
+            "Knowledge",
+            KnowledgeServicer(catalogue, uploads),
+            knowledge_pb2_grpc.add_KnowledgeServiceServicer_to_server,
+        )
+
+    async def _models(self) -> Service:
+        from weftd.models.service import ModelService
+
+        registry = await self._stack.enter_async_context(
+            compose.language_models(self._settings, await self._embedder())
+        )
+        return _service("Model", ModelService(registry), models_pb2_grpc.add_ModelServiceServicer_to_server)
+
+    async def _records(self) -> Any:
+        if "records" not in self._opened:
+            records = await self._once("records", compose.open_records(self._settings))
+            self.dependencies.append(Dependency("records", records.address, records.ping, replaceable=True))
+        return self._opened["records"]
+
+    async def _passages(self) -> Any:
+        if "passages" not in self._opened:
+            passages = await self._once("passages", compose.open_passages(self._settings))
+            for name, (address, store) in zip(("passages", "words"), passages.stores.items(), strict=False):
+                self.dependencies.append(Dependency(name, address, store.ping, replaceable=True))
+        return self._opened["passages"]
+
+    async def _embedder(self) -> Any:
+        return await self._once("embedder", compose.open_embedder(self._settings))
+
+    async def _once(self, name: str, opening: AbstractAsyncContextManager[T]) -> T:
+        if name not in self._opened:
+            self._opened[name] = await self._stack.enter_async_context(opening)
+        opened: T = self._opened[name]
+        return opened
+
+
+def _service(name: str, servicer: Any, add: Any) -> Service:
+    return Service(f"weft.v1.{name}Service", servicer, add)

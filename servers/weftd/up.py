@@ -1,0 +1,129 @@
+"""`weft up`: the services, the job process and Envoy as one program."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import signal
+import socket
+import time
+from collections.abc import Awaitable, Iterator
+from pathlib import Path
+
+from rich.console import Console
+
+from weftd.compose import envoy_process
+from weftd.envoy.process import EnvoyError
+from weftd.keys import ensure_keys
+from weftd.settings import SERVICES, Settings
+from weftd.supervisor import Child, ChildFailed
+
+__all__ = ["CannotStart", "up"]
+
+
+class CannotStart(Exception):
+    """Why the mesh cannot start, and what to do."""
+
+
+async def up(settings: Settings, console: Console) -> None:
+    """Runs until SIGINT or SIGTERM; a second one ends it at once.
+
+    CannotStart with a plain message when a part cannot start. No process outlives it.
+    """
+    this = asyncio.current_task()
+    assert this is not None
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, this.cancel)
+    try:
+        with _alone(settings.data):
+            await _run(settings, console)
+    except asyncio.CancelledError:
+        console.print("Stopped.")
+    except EnvoyError as error:
+        raise CannotStart(str(error)) from None
+
+
+async def _run(settings: Settings, console: Console) -> None:
+    started = time.monotonic()
+    _require_free_port(settings.host, settings.port)
+    ensure_keys(settings.jwks)
+    settings = settings.model_copy(update=_free_addresses())
+    logs = settings.data.absolute() / "logs"
+    services = Child("services", ["serve", *SERVICES], _environment(settings), logs / "services.log")
+    jobs = Child("jobs", ["jobs"], _environment(settings), logs / "jobs.log")
+    # Envoy goes last: the services still say goodbye through it.
+    async with envoy_process(settings), contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(_stop, services, jobs, settings.drain_grace_s, console)
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(_step(console, "services", services.start()))
+                group.create_task(_step(console, "jobs", jobs.start()))
+        except* ChildFailed as failures:
+            raise CannotStart("\n".join(str(error) for error in failures.exceptions)) from None
+        url = f"http://{settings.host}:{settings.port}"
+        console.print(f"\n  Weft is ready after {time.monotonic() - started:.1f} s: [bold]{url}[/]")
+        console.print(f"  Ctrl-C stops it. Logs are in {logs}\n", highlight=False)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(services.keep())
+            group.create_task(jobs.keep())
+
+
+async def _stop(services: Child, jobs: Child, grace_s: float, console: Console) -> None:
+    console.print("Stopping …")
+    await asyncio.gather(services.stop(grace_s + 5), jobs.stop(5))
+
+
+async def _step(console: Console, name: str, work: Awaitable[None]) -> None:
+    await work
+    console.print(f"  [green]✓[/] {name}")
+
+
+def _environment(settings: Settings) -> dict[str, str]:
+    """What the children need beside the environment that they inherit."""
+    return {
+        "WEFT_DATA": str(settings.data.absolute()),
+        "WEFT_HOST": settings.host,
+        "WEFT_PORT": str(settings.port),
+        **{f"WEFT_{name.upper()}_ADDRESS": settings.address(name) for name in SERVICES},
+    }
+
+
+def _free_addresses() -> dict[str, str]:
+    """Two loopback ports: one for all gRPC services, which share a process, one for the page."""
+    with socket.socket() as grpc, socket.socket() as edge:
+        for each in (grpc, edge):
+            each.bind(("127.0.0.1", 0))
+        addresses = [f"127.0.0.1:{each.getsockname()[1]}" for each in (grpc, edge)]
+    return {f"{name}_address": addresses[name == "edge"] for name in SERVICES}
+
+
+def _require_free_port(host: str, port: int) -> None:
+    try:
+        with socket.create_server((host, port)):
+            pass
+    except OSError as error:
+        raise CannotStart(
+            f"Weft cannot listen on {host}:{port}: {error.strerror}. "
+            f"Stop what uses it, or choose another port: WEFT_PORT={port + 1} weft up"
+        ) from None
+
+
+@contextlib.contextmanager
+def _alone(data: Path) -> Iterator[None]:
+    """Holds the data directory: two meshes on one would run each job twice."""
+    data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with (data / "up.lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise CannotStart(
+                f"Weft runs already on {data.absolute()} (process {file.read().strip() or 'unknown'}). "
+                "Stop that one, or choose another directory: WEFT_DATA=… weft up"
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
