@@ -30,17 +30,17 @@ export function App() {
   return (
     <div class="flex h-dvh">
       <a
-        href="#question"
+        href={here.view === "documents" ? "#content" : "#question"}
         class="sr-only z-40 rounded-xl bg-accent px-4 py-2 text-on-accent focus:not-sr-only focus:fixed focus:top-3 focus:left-3"
         onClick={(event) => {
           event.preventDefault(); // the hash says which chat is open
-          document.getElementById("question")?.focus();
+          (document.getElementById("question") ?? document.getElementById("content"))?.focus();
         }}
       >
         {t.skip}
       </a>
       <Sidebar />
-      <main class="flex min-w-0 flex-1 flex-col" inert={covered()}>
+      <main id="content" tabIndex={-1} class="flex min-w-0 flex-1 flex-col outline-none" inert={covered()}>
         <header class="flex items-center gap-2 border-b border-line px-2 py-2 md:hidden">
           <button type="button" class="icon-button size-10" aria-label={t.menu} aria-expanded={drawer.value} onClick={() => (drawer.value = true)}>
             <Icon name="menu" />

@@ -8,7 +8,7 @@ type Reasons = Partial<Record<Reason, string>>;
 const en = {
   lang: "en",
   tagline: "Ask your own documents",
-  skip: "Skip to the question",
+  skip: "Skip to the content",
   menu: "Open the menu",
   close: "Close",
   cancel: "Cancel",
@@ -199,7 +199,7 @@ export type Words = typeof en;
 const zh: Words = {
   lang: "zh-CN",
   tagline: "向自己的文档提问",
-  skip: "跳到提问框",
+  skip: "跳到主要内容",
   menu: "打开菜单",
   close: "关闭",
   cancel: "取消",

@@ -3,7 +3,7 @@ import { ConnectError } from "@connectrpc/connect";
 
 import { knowledge } from "../api/clients";
 import { failureOf } from "../api/failure";
-import { datasets, documents, indexErrors, loadDatasets, loadDocuments, progress } from "./knowledge";
+import { datasets, indexErrors, loadDatasets, loadDocuments, progress } from "./knowledge";
 
 const POLL_MS = 500;
 const POLL_SLOWLY_MS = 2000;
@@ -38,7 +38,7 @@ function watch(datasetId: string, start: boolean): Promise<string> {
     const { [datasetId]: _ended, ...others } = progress.value;
     progress.value = others;
     void loadDatasets();
-    if (documents.value[datasetId]) loadDocuments(datasetId).catch(() => undefined);
+    loadDocuments(datasetId).catch(() => undefined);
   });
   return state.ended;
 }

@@ -76,8 +76,10 @@ export function Composer({ conversationId, running }: { conversationId: string; 
         <ScopeButton />
         <ModelChoice />
         <span class="flex-1" />
+        {/* Keys: the same element turned into a submit button under the click would submit. */}
         {running ? (
           <button
+            key="stop"
             type="button"
             class="inline-flex size-10 items-center justify-center rounded-full bg-ink text-ground"
             aria-label={t.stop}
@@ -91,6 +93,7 @@ export function Composer({ conversationId, running }: { conversationId: string; 
           </button>
         ) : (
           <button
+            key="send"
             type="submit"
             class="inline-flex size-10 items-center justify-center rounded-full bg-accent text-on-accent transition-colors hover:bg-accent-strong disabled:bg-raised disabled:text-soft"
             aria-label={t.send}
