@@ -10,13 +10,15 @@ A cancelled call stops waiting at once; a write may still happen.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import PurePath
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
+
+_SUFFIX = re.compile(r"\.[A-Za-z][A-Za-z0-9]{0,4}$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,8 @@ def searchable(passage: Passage) -> str:
 
     The document's name without its suffix and the heading carry much of what a passage leaves out.
     """
-    parts = (PurePath(passage.name).stem.replace("_", " "), passage.heading, passage.content)
+    title = _SUFFIX.sub("", passage.name).replace("_", " ")
+    parts = (title, passage.heading, passage.content)
     return "\n".join(part for part in parts if part.strip())
 
 

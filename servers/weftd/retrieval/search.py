@@ -1,0 +1,122 @@
+"""A search along several routes at once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Collection
+from dataclasses import dataclass
+
+import structlog
+
+from weft.v1 import error_reason_pb2
+from weftd.errors import InvalidArgument, ResourceExhausted, Unavailable
+from weftd.inference.port import Embedder
+from weftd.retrieval.fuse import fuse
+from weftd.stores.passages.port import DensePassages, Hit, LexicalPassages, Scope
+from weftd.text.tokens import search_tokens
+
+ROUTES = ("dense", "lexical")
+# Passages that each route brings to the fusion, at least: what both rank 50th may be the answer.
+_DEPTH = 100
+# Words of a query that are looked up, in its order.
+_WORDS = 256
+_ROUTE_TIMEOUT_S = 3.0
+# A route may use that share of the caller's time; the rest is for answering without it.
+_SHARE_OF_TIME = 0.8
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """`routes`: those that answered. `degraded`: those that did not, though they should have."""
+
+    hits: list[Hit]
+    routes: tuple[str, ...]
+    degraded: tuple[str, ...]
+
+
+class Searcher:
+    """Searches `dense` and `lexical` side by side; at most `concurrent` searches at once."""
+
+    def __init__(
+        self, dense: DensePassages, lexical: LexicalPassages, embedder: Embedder, concurrent: int = 128
+    ) -> None:
+        self._dense = dense
+        self._lexical = lexical
+        self._embedder = embedder
+        self._running = asyncio.Semaphore(concurrent)
+
+    async def search(
+        self,
+        query: str,
+        scope: Scope,
+        limit: int,
+        routes: Collection[str] = ROUTES,
+        time_left_s: float | None = None,
+    ) -> Found:
+        """The `limit` best passages of `scope` for `query`.
+
+        A route that fails or takes too long is left out and reported. The dense route is left out
+        too where the embedder does not know the query's language, and so are its passages in such a
+        language: their vectors mean nothing. When cancelled it stops its routes first.
+
+        Raises `Unavailable` when no route answered, `InvalidArgument` when only the dense one was
+        asked for and does not know the language, `ResourceExhausted` when too many searches run.
+        """
+        wanted = [route for route in ROUTES if route in routes]
+        if not self._embedder.supports(query):
+            wanted = [route for route in wanted if route != "dense"]
+        if not wanted:
+            raise InvalidArgument(
+                {"search_type": 'the embedding model does not know the query\'s language: use "lexical"'}
+            )
+        if self._running.locked():
+            raise ResourceExhausted(
+                error_reason_pb2.ERROR_REASON_OVERLOADED,
+                "Too many searches run at once. Try again in a second.",
+            )
+        depth = max(_DEPTH, 2 * limit)
+        searches = {"dense": self._by_vector, "lexical": self._by_words}
+        timeout_s = (
+            _ROUTE_TIMEOUT_S if time_left_s is None else min(_ROUTE_TIMEOUT_S, _SHARE_OF_TIME * time_left_s)
+        )
+        async with self._running, asyncio.TaskGroup() as group:
+            tasks = {
+                route: group.create_task(_attempt(route, searches[route](query, scope, depth), timeout_s))
+                for route in wanted
+            }
+        answers = {route: task.result() for route, task in tasks.items()}
+        rankings = {route: answer for route, answer in answers.items() if isinstance(answer, list)}
+        failures = [answer for answer in answers.values() if isinstance(answer, Unavailable)]
+        if not rankings:
+            raise failures[0]
+        degraded = tuple(route for route in wanted if route not in rankings)
+        return Found(fuse(rankings, limit), tuple(rankings), degraded)
+
+    async def _by_vector(self, query: str, scope: Scope, depth: int) -> list[Hit]:
+        (vector,) = await self._embedder.embed([query])
+        hits = await self._dense.search(scope, self._embedder.model_id, vector, depth)
+        return [hit for hit in hits if self._embedder.supports(hit.passage.content)]
+
+    async def _by_words(self, query: str, scope: Scope, depth: int) -> list[Hit]:
+        tokens = await asyncio.to_thread(search_tokens, query)
+        words = list(dict.fromkeys(tokens))[:_WORDS]
+        return await self._lexical.match(scope, self._embedder.model_id, words, depth)
+
+
+async def _attempt(route: str, search: Awaitable[list[Hit]], timeout_s: float) -> list[Hit] | Unavailable:
+    """What the route found, or why it did not answer."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await search
+    except TimeoutError:
+        failure = Unavailable(
+            error_reason_pb2.ERROR_REASON_BACKEND_UNAVAILABLE,
+            f"The {route} search took longer than {timeout_s:.1f} s. Try again, with more time if you can.",
+            metadata={"backend": "passages"},
+        )
+    except Unavailable as error:
+        failure = error
+    log.warning("route_failed", route=route, reason=failure.message)
+    return failure
