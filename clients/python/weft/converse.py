@@ -12,7 +12,7 @@ import grpc
 
 from weft import events
 from weft.connection import Connection, being_cancelled, new_id, pause_s
-from weft.errors import Unauthenticated, Unavailable, WeftError, from_rpc
+from weft.errors import TurnEnded, Unauthenticated, Unavailable, WeftError, from_rpc
 from weft.events import ChatEvent, Done
 from weft.turn import is_transient, leave_turn
 from weft.v1.chat_pb2 import CancelTurnRequest, ConverseRequest, ConverseResponse, StreamChatRequest
@@ -52,6 +52,8 @@ class Converse:
     ) -> None:
         for turn in tuple(self._turns.values()):
             await self._interrupt(turn)
+            turn.drop_unread()
+            turn.unread.put_nowait(TurnEnded("Its stream was closed, which stopped the turn."))
         if self._runner is not None:
             self._runner.cancel()
             await asyncio.gather(self._runner, return_exceptions=True)
@@ -91,8 +93,7 @@ class Converse:
                 yield event
         finally:
             del self._turns[turn.key]
-            while not turn.unread.empty():  # who waits to put more goes on
-                turn.unread.get_nowait()
+            turn.drop_unread()
             if not over:
                 await asyncio.shield(self._connection.spawn(self._interrupt(turn)))
 
@@ -199,3 +200,8 @@ class _Running:
         self.key = (request.conversation_id, request.request_id)
         self.unread: asyncio.Queue[ChatEvent | WeftError] = asyncio.Queue(_MOST_UNREAD)
         self.sent_on: Any = None
+
+    def drop_unread(self) -> None:
+        """Makes room, so that whoever waits to put an event goes on."""
+        while not self.unread.empty():
+            self.unread.get_nowait()

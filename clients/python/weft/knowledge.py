@@ -125,10 +125,8 @@ class Knowledge:
             async for message in _messages(files, dataset_id, progress):
                 await call.write(message)
             await call.done_writing()
-        except asyncio.InvalidStateError:
-            pass  # the server has answered already: that answer follows
-        except grpc.aio.AioRpcError as error:
-            raise from_rpc(error, self._connection.address) from None
+        except (asyncio.InvalidStateError, grpc.aio.AioRpcError):
+            pass  # the server has ended the call already: awaiting it below tells why
         except BaseException:
             call.cancel()
             raise

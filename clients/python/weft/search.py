@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import suppress
 from typing import Any
 
 import grpc
@@ -44,11 +43,14 @@ async def search_stream(
         async for query, request in requests:
             query_id += 1
             asked[query_id] = query
-            await call.write(StreamSearchRequest(query_id=query_id, search=request))
+            try:
+                await call.write(StreamSearchRequest(query_id=query_id, search=request))
+            except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+                return  # the call has ended: its reader hears why
         await call.done_writing()
 
     sending = asyncio.create_task(send())
-    # What stops the sender stops the call; the reader below then tells why.
+    # Where the queries themselves fail, so does the call; `_read` raises what they raised.
     sending.add_done_callback(lambda task: task.cancelled() or (task.exception() and call.cancel()))
     try:
         while (answer := await _read(call, connection, sending)) is not None:
@@ -61,8 +63,7 @@ async def search_stream(
     finally:
         call.cancel()
         sending.cancel()
-        with suppress(asyncio.CancelledError, grpc.aio.AioRpcError, asyncio.InvalidStateError):
-            await sending
+        await asyncio.gather(sending, return_exceptions=True)
 
 
 async def _read(call: Any, connection: Connection, sending: asyncio.Task[None]) -> Any:
