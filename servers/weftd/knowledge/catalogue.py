@@ -54,10 +54,17 @@ class Catalogue:
         asked = requests.digest("create", request.dataset_id, name)
         now_ms = _now_ms()
 
+        def was_asked(connection: sa.Connection) -> bool:
+            return bool(request.request_id) and bool(
+                requests.recall(connection, tenant, request.request_id, asked)
+            )
+
         def write(connection: sa.Connection) -> DatasetState:
-            if request.request_id and requests.recall(connection, tenant, request.request_id, asked):
+            if was_asked(connection):
                 return datasets.state(connection, tenant, dataset_id)
             if not datasets.create(connection, tenant, dataset_id, name or dataset_id, now_ms):
+                if was_asked(connection):  # by the same call, in another process, just now
+                    return datasets.state(connection, tenant, dataset_id)
                 raise AlreadyExists(
                     error_reason_pb2.ERROR_REASON_DATASET_EXISTS,
                     f"There is a dataset {dataset_id} already. Use it, or choose another id.",

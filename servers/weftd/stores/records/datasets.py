@@ -77,7 +77,8 @@ def document_not_found(document_id: str) -> NotFound:
 def insert_new(connection: sa.Connection, table: sa.Table, values: Mapping[str, object]) -> bool:
     """Inserts a row; False where one of its unique keys is taken, which changes nothing."""
     insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
-    return connection.execute(insert(table).values(**values).on_conflict_do_nothing()).rowcount == 1
+    statement = insert(table).values(**values).on_conflict_do_nothing().returning(sa.literal(1))
+    return connection.execute(statement).first() is not None
 
 
 def create(connection: sa.Connection, tenant: str, dataset_id: str, name: str, now_ms: int) -> bool:
