@@ -103,10 +103,10 @@ def _run(path: Path, name: str, limits: Limits, out: BinaryIO) -> dict[str, obje
             out.flush()
     except Refused as refused:
         return {"reason": refused.reason, "message": refused.message}
-    except (MemoryError, RecursionError):
+    except (MemoryError, RecursionError, SystemError):
         return {"reason": "PARSER_LIMIT", "message": TOO_HEAVY}
     except Exception as error:
-        # lxml reports a failed allocation as an error in the text.
+        # lxml reports a failed allocation as an error in the text (and expat's callbacks as a SystemError).
         if "memory" in str(error).lower():
             return {"reason": "PARSER_LIMIT", "message": TOO_HEAVY}
         return {"reason": "DOCUMENT_BROKEN", "message": BROKEN, "cause": type(error).__name__}

@@ -16,7 +16,6 @@ from typing import Any
 
 import structlog
 
-from weft.v1 import error_reason_pb2
 from weft.v1.error_reason_pb2 import ErrorReason
 from weftd.errors import FailedPrecondition
 from weftd.knowledge.parsing.section import BROKEN, TOO_HEAVY, Limits, Section
@@ -24,6 +23,7 @@ from weftd.knowledge.parsing.section import BROKEN, TOO_HEAVY, Limits, Section
 __all__ = ["parse_document"]
 
 _LINE_BYTES = 1 << 20
+_PREFIX = "ERROR_REASON_"
 _CHILD = "weftd.knowledge.parsing.child"
 # The child gets no more of our environment, in which there may be keys.
 _ENVIRONMENT = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TMPDIR")
@@ -58,6 +58,8 @@ async def parse_document(path: Path, name: str, limits: Limits | None = None) ->
                     line = await process.stdout.readline()
                     if not line.endswith(b"\n"):
                         await process.wait()
+            except ValueError:  # a line without an end
+                line = b""
             except TimeoutError:
                 raise _refusal("PARSER_LIMIT", TOO_HEAVY) from None
             left_s -= clock() - began
@@ -86,22 +88,25 @@ async def _start() -> Process:
 
 
 def _section(line: bytes, path: Path, process: Process) -> Section | None:
-    """None at the end. Raises what the child reports, or what its death means."""
-    try:
-        message: dict[str, Any] = json.loads(line)
-        if "text" in message:
-            return Section(message["page"], message["heading"], message["text"])
-    except (ValueError, TypeError, KeyError):
-        status = process.returncode or 0
-        log.warning("parser_died", status=status, line_bytes=len(line))
-        by_limit = -status in _KILLED_BY_A_LIMIT
-        raise _refusal(*(("PARSER_LIMIT", TOO_HEAVY) if by_limit else ("DOCUMENT_BROKEN", BROKEN))) from None
-    if "end" in message:
-        return None
-    if "missing" in message:
-        raise FileNotFoundError(path)
-    log.info("document_refused", reason=message["reason"], cause=message.get("cause"))
-    raise _refusal(message["reason"], message["message"])
+    """None at the end. Raises what the child reports, or what its death or its nonsense means."""
+    message: Any = None
+    with contextlib.suppress(ValueError):
+        message = json.loads(line)
+    match message:
+        case {"page": int() | None as page, "heading": str() as heading, "text": str() as text}:
+            return Section(page, heading, text)
+        case {"end": True}:
+            return None
+        case {"missing": True}:
+            raise FileNotFoundError(path)
+        case {"reason": str() as reason, "message": str() as text} if _PREFIX + reason in ErrorReason.keys():  # noqa: SIM118
+            log.info("document_refused", reason=reason, cause=message.get("cause"))
+            raise _refusal(reason, text)
+    status = process.returncode or 0
+    log.warning("parser_died", status=status, line_bytes=len(line))
+    if -status in _KILLED_BY_A_LIMIT:
+        raise _refusal("PARSER_LIMIT", TOO_HEAVY)
+    raise _refusal("DOCUMENT_BROKEN", BROKEN)
 
 
 async def _stop(process: Process) -> None:
@@ -118,5 +123,5 @@ async def _stop(process: Process) -> None:
 
 
 def _refusal(reason: str, message: str) -> FailedPrecondition:
-    value: ErrorReason.ValueType = error_reason_pb2.ErrorReason.Value(f"ERROR_REASON_{reason}")
+    value: ErrorReason.ValueType = ErrorReason.Value(_PREFIX + reason)
     return FailedPrecondition(value, message)
