@@ -184,7 +184,8 @@ async def test_the_child_sees_no_secrets(stand_in: Path, blob: Path, monkeypatch
     put(
         stand_in,
         "import json, os\n"
-        "print(json.dumps({'page': None, 'heading': '', 'text': ' '.join(os.environ)}))\nprint('{\"end\": true}')\n",
+        "print(json.dumps({'page': None, 'heading': '', 'text': ' '.join(os.environ)}))\n"
+        "print('{\"end\": true}')\n",
     )
     assert "WEFT_KEY" not in (await parsed(blob, "x.txt"))[0].text
 
