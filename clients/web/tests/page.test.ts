@@ -317,5 +317,13 @@ for (const colorScheme of ["light", "dark"] as const) {
     await page.goto(`${url}/#/documents`);
     await page.getByText("a.pdf").waitFor();
     await check("documents");
+    mesh.answer = [{ type: "error", reason: "MODEL_BROKEN", message: "" }];
+    await page.goto(url);
+    await send(page, "Fails");
+    await page.getByRole("button", { name: "Try again" }).waitFor();
+    await check("failure");
+    await page.getByRole("link", { name: "Fails" }).hover();
+    await page.getByRole("button", { name: "Delete the chat “Fails”" }).click();
+    await check("question before a deletion");
   });
 }
