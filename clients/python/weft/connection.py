@@ -164,6 +164,38 @@ def pause_s(attempt: int, failure: WeftError | None) -> float:
     return pause * random.uniform(0.5, 1.0)
 
 
+class Outcome:
+    """How a call that writes has ended, as the server said it.
+
+    grpc.aio replaces the status of a call by one of its own ("Internal error from Core") where the
+    server ends it while a write waits; this one keeps what the server said.
+    """
+
+    def __init__(self, call: Any) -> None:
+        self._said: grpc.aio.AioRpcError | None = None
+        call.add_done_callback(self._keep)
+
+    def error(self, seen: grpc.aio.AioRpcError) -> grpc.aio.AioRpcError:
+        """The server's error, or `seen` where there is none."""
+        return self._said or seen
+
+    def _keep(self, call: Any) -> None:
+        code, details, trailing = (_now(part()) for part in (call.code, call.details, call.trailing_metadata))
+        if trailing and code is not grpc.StatusCode.OK:
+            self._said = grpc.aio.AioRpcError(code, trailing_metadata=trailing, details=details)
+
+
+def _now(ready: Coroutine[Any, Any, Any]) -> Any:
+    """The result of a coroutine that has nothing to wait for."""
+    try:
+        ready.send(None)
+    except StopIteration as done:
+        return done.value
+    finally:
+        ready.close()
+    return None
+
+
 async def pages(
     fetch: Callable[[str], Awaitable[tuple[list[Response], str]]],
 ) -> AsyncIterator[Response]:

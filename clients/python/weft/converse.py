@@ -11,7 +11,7 @@ from typing import Any, Final, Self
 import grpc
 
 from weft import events
-from weft.connection import Connection, being_cancelled, new_id, pause_s
+from weft.connection import Connection, Outcome, being_cancelled, new_id, pause_s
 from weft.errors import TurnEnded, Unauthenticated, Unavailable, WeftError, from_rpc
 from weft.events import ChatEvent, Done
 from weft.turn import is_transient, leave_turn
@@ -132,6 +132,7 @@ class Converse:
         """Opens a stream, asks again for what runs, hands out its events; yields after each."""
         metadata = await self._connection.metadata(new_id())
         call = ChatServiceStub(self._connection.channel).Converse(metadata=metadata)
+        outcome = Outcome(call)
         try:
             async with self._writing:
                 while unsent := [turn for turn in self._turns.values() if turn.sent_on is not call]:
@@ -148,7 +149,7 @@ class Converse:
                 yield
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
             if isinstance(error, grpc.aio.AioRpcError):
-                raise from_rpc(error, self._connection.address) from None
+                raise from_rpc(outcome.error(error), self._connection.address) from None
         except asyncio.CancelledError:
             if being_cancelled():
                 raise

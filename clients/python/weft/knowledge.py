@@ -10,7 +10,7 @@ from typing import Final
 
 import grpc
 
-from weft.connection import Connection, being_cancelled, new_id, pages
+from weft.connection import Connection, Outcome, being_cancelled, new_id, pages
 from weft.errors import DeadlineExceeded, FailedPrecondition, Unavailable, from_rpc
 from weft.v1.knowledge_pb2 import (
     BuildIndexRequest,
@@ -121,6 +121,7 @@ class Knowledge:
         """
         metadata = await self._connection.metadata(new_id())
         call = self._stub.Upload(metadata=metadata, timeout=timeout_s)
+        outcome = Outcome(call)
         try:
             async for message in _messages(files, dataset_id, progress):
                 await call.write(message)
@@ -133,7 +134,7 @@ class Knowledge:
         try:
             return await call
         except grpc.aio.AioRpcError as error:
-            raise from_rpc(error, self._connection.address) from None
+            raise from_rpc(outcome.error(error), self._connection.address) from None
         except asyncio.CancelledError:
             if being_cancelled():
                 raise

@@ -8,7 +8,7 @@ from typing import Any
 
 import grpc
 
-from weft.connection import Connection, being_cancelled, new_id
+from weft.connection import Connection, Outcome, being_cancelled, new_id
 from weft.errors import Unavailable, from_event, from_rpc
 from weft.v1.common_pb2 import DateRange
 from weft.v1.retrieval_pb2 import SearchFilters, SearchRequest, SearchResponse, StreamSearchRequest
@@ -36,6 +36,7 @@ async def search_stream(
     """Sends each request as it comes; yields the query of each that is answered, and the answer."""
     metadata = await connection.metadata(new_id())
     call = RetrievalServiceStub(connection.channel).StreamSearch(metadata=metadata)
+    outcome = Outcome(call)
     asked: dict[int, str] = {}
 
     async def send() -> None:
@@ -53,7 +54,7 @@ async def search_stream(
     # Where the queries themselves fail, so does the call; `_read` raises what they raised.
     sending.add_done_callback(lambda task: task.cancelled() or (task.exception() and call.cancel()))
     try:
-        while (answer := await _read(call, connection, sending)) is not None:
+        while (answer := await _read(call, outcome, connection, sending)) is not None:
             query = asked[answer.query_id]
             for older in [query_id for query_id in asked if query_id <= answer.query_id]:
                 del asked[older]
@@ -66,11 +67,11 @@ async def search_stream(
         await asyncio.gather(sending, return_exceptions=True)
 
 
-async def _read(call: Any, connection: Connection, sending: asyncio.Task[None]) -> Any:
+async def _read(call: Any, outcome: Outcome, connection: Connection, sending: asyncio.Task[None]) -> Any:
     try:
         message = await call.read()
     except grpc.aio.AioRpcError as error:
-        raise from_rpc(error, connection.address) from None
+        raise from_rpc(outcome.error(error), connection.address) from None
     except asyncio.CancelledError:
         if being_cancelled():
             raise
