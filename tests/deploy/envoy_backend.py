@@ -80,6 +80,7 @@ class Seen:
     upload_content_type: str = ""
     largest_piece: int = 0
     searches: int = 0
+    flooded_bytes: int = 0
     ended: asyncio.Queue[float] = field(default_factory=asyncio.Queue)
 
     def note(self, context: Any) -> None:
@@ -88,7 +89,8 @@ class Seen:
 
 
 class Chat(chat_pb2_grpc.ChatServiceServicer):
-    """Answers as the question says: "two", "refuse", "hold" (one event, then nothing until cancelled)."""
+    """Answers as the question says: "two", "refuse", "hold" (one event, then nothing until cancelled),
+    "flood" (events without end)."""
 
     def __init__(self, seen: Seen) -> None:
         self.seen = seen
@@ -100,6 +102,9 @@ class Chat(chat_pb2_grpc.ChatServiceServicer):
         question = request.messages[-1].content if request.messages else "two"
         if question == "refuse":
             await context.abort_with_status(_refusal())
+        while question == "flood":
+            self.seen.flooded_bytes += 32 << 10
+            yield chat_pb2.ChatEvent(type="delta", content="x" * (32 << 10))
         yield chat_pb2.ChatEvent(type="delta", content="RAG（检索", seq=1)
         if question == "hold":
             try:

@@ -150,6 +150,18 @@ async def test_grpc_web_refusals_are_statuses_too(edge: Edge) -> None:
     assert answer.headers["grpc-status-details-bin"]
 
 
+async def test_the_statistics_name_each_method_of_the_contract(edge: Edge, channel: grpc.aio.Channel) -> None:
+    with pytest.raises(grpc.aio.AioRpcError):
+        await channel.unary_unary("/weft.v1.ChatService/Invented")(b"", metadata=metadata())
+    with pytest.raises(grpc.aio.AioRpcError):
+        await channel.unary_unary("/grpc.health.v1.Health/Invented")(b"")
+    call = chat_pb2_grpc.ChatServiceStub(channel).StreamChat(question("two"), metadata=metadata())
+    assert len([event async for event in call]) == 2
+    stats = await edge.envoy.stats("grpc")
+    assert stats["cluster.chat.grpc.weft_v1_ChatService.StreamChat.success"] >= 1
+    assert not [name for name in stats if "Invented" in name]
+
+
 async def test_with_nobody_behind_every_transport_says_so_and_when_to_retry(edge: Edge) -> None:
     """In this test only: the servers of one service go away, and come back."""
     services = dict(edge.config.services)

@@ -59,7 +59,7 @@ async def test_a_limited_rest_client_is_told_when_to_come_back(edge: Edge) -> No
     assert 1 <= int(answer.headers["retry-after"]) <= 60
     assert answer.json()["code"] == 8
     assert [detail.get("reason") for detail in answer.json()["details"]] == ["OVERLOADED", None]
-    assert answer.json()["details"][1]["retry_delay"] == "20s"
+    assert answer.json()["details"][1]["retry_delay"] == "1s"
 
 
 async def test_a_limited_grpc_client_gets_the_status_with_details(edge: Edge) -> None:
@@ -74,7 +74,7 @@ async def test_a_limited_grpc_client_gets_the_status_with_details(edge: Edge) ->
     info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
     assert status.details[0].Unpack(info)
     assert status.details[1].Unpack(retry)
-    assert (info.reason, info.domain, retry.retry_delay.seconds) == ("OVERLOADED", "weft", 20)
+    assert (info.reason, info.domain, retry.retry_delay.seconds) == ("OVERLOADED", "weft", 1)
     assert "retry-after" in dict(failed.value.trailing_metadata() or ())
 
 

@@ -75,6 +75,9 @@ async def test_an_address_that_is_not_ours_is_an_error_that_says_so(tmp_path: Pa
         ({"secret": None}, "set a secret or a JWKS file"),
         ({"services": {"chat": (NOBODY,)}}, "No server is set for knowledge, models, retrieval"),
         ({"descriptors": b"rubbish"}, "descriptor set cannot be read"),
+        ({"descriptors": b""}, "has no service"),
+        ({"listen": Endpoint("localhost", 0)}, "localhost is no IP address"),
+        ({"tenant_requests_per_minute": {"acme": 0}}, "limit of acme is 0 requests"),
     ],
 )
 async def test_a_configuration_that_cannot_be_is_refused_before_the_start(
@@ -94,11 +97,14 @@ async def test_keys_that_are_none_stop_the_start_with_the_files_name(tmp_path: P
 
 
 async def test_whoever_waits_is_told_when_it_dies(tmp_path: Path) -> None:
-    async with EnvoyProcess(config(tmp_path), tmp_path / "envoy") as envoy:
+    made = config(tmp_path)
+    async with EnvoyProcess(made, tmp_path / "envoy") as envoy:
         waiting = asyncio.create_task(envoy.wait())
         os.kill(envoy.pid, signal.SIGKILL)
         async with asyncio.timeout(5):
             assert await waiting == -signal.SIGKILL
+        with pytest.raises(EnvoyError, match="does not answer"):
+            await envoy.update(made)
 
 
 PARENT = """
@@ -157,6 +163,24 @@ async def test_metrics_are_all_that_the_metrics_port_shows(tmp_path: Path) -> No
         assert "envoy_http_downstream_rq" in (await http.get("/stats/prometheus")).text
         for path in ("/", "/config_dump", "/quitquitquit", "/stats/prometheus/../../config_dump"):
             assert (await http.post(path)).status_code == 404, path
+
+
+async def test_only_the_listeners_own_settings_change_the_listener(tmp_path: Path) -> None:
+    """A changed listener is drained: it would end its streams."""
+    first = config(tmp_path)
+
+    def version(made: EnvoyConfig, jwks: bytes = b"{}") -> str:
+        return render(made, jwks, tmp_path, tmp_path / "admin.sock").versions["listeners.json"]
+
+    for changes in (
+        {"services": dict.fromkeys(SERVICES, (Endpoint("127.0.0.1", 2),))},
+        {"edge": Endpoint("127.0.0.1", 2)},
+        {"issuer": "another", "audience": "another"},
+        {"allowed_origins": ("https://a.example",)},
+        {"requests_per_minute": 1, "tenant_requests_per_minute": {"acme": 2}, "body_limit_bytes": 3},
+    ):
+        assert version(config(tmp_path, **changes)) == version(first, b'{"keys": []}')
+    assert version(config(tmp_path, listen=Endpoint("127.0.0.1", 2))) != version(first)
 
 
 @pytest.mark.parametrize(

@@ -6,13 +6,14 @@ import asyncio
 import time
 import uuid
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 
 import httpx
 import psutil
 import pytest
 import pytest_asyncio
 
-from tests.deploy.envoy_backend import Edge, bearer, running_edge, token
+from tests.deploy.envoy_backend import Edge, bearer, running_edge, token, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 STREAM = "/api/v1/chat/stream"
@@ -161,6 +162,26 @@ async def test_a_client_cannot_steer_the_edge_by_its_headers(edge: Edge, http: h
         await anext(answer.aiter_text())
     await edge.seen.ended.get()
     assert not set(steering) & set(edge.seen.metadata[-1])
+
+
+async def test_readers_that_stop_reading_stop_their_own_answers_only(
+    edge: Edge, http: httpx.AsyncClient
+) -> None:
+    readers = 24
+    async with AsyncExitStack() as open_answers:
+        for _ in range(readers):
+            await open_answers.enter_async_context(http.stream("POST", STREAM, json=question("flood")))
+
+        async def standing() -> bool:
+            before = edge.seen.flooded_bytes
+            await asyncio.sleep(0.2)
+            return edge.seen.flooded_bytes == before
+
+        await until(standing, True)
+        assert edge.seen.flooded_bytes < readers * (8 << 20)
+        async with edge.http() as other:
+            answer = await other.post(STREAM, json=question("two"))
+        assert answer.text.count("data: ") == 2
 
 
 async def test_an_upload_of_50_mb_passes_in_pieces_with_flat_memory(

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from joserfc.jwk import OctKey, RSAKey
+from structlog.testing import capture_logs
 
 from tests.deploy.envoy_backend import SECRET, Edge, bearer, running_edge, token, until
 
@@ -159,18 +160,25 @@ async def test_keys_change_while_a_stream_goes_on(edge: Edge) -> None:
     await until(lambda: status(edge, with_first), 200)
 
 
-@pytest.mark.parametrize("broken", ["", "{", '{"keys": []}', '{"keys": [{"kty": "RSA"}]}', None])
+async def said(logs: list[Any], event: str) -> bool:
+    return any(line["event"] == event for line in logs)
+
+
+@pytest.mark.parametrize(
+    "broken", ["", "{", "[]", '{"keys": []}', '{"keys": [3]}', '{"keys": [{"kty": "RSA"}]}', None]
+)
 async def test_broken_keys_leave_the_old_ones_in_force(edge: Edge, broken: str | None) -> None:
     path = edge.config.jwks_file
     assert path is not None
-    if broken is None:
-        path.unlink()
-    else:
-        path.write_text(broken)
-    # A change that is taken up proves that the broken file before it was looked at or overtaken.
-    with_first = bearer(token(key=FIRST, alg="RS256", kid="first"))
-    for _ in range(3):
-        await until(lambda: status(edge, with_first), 200)
+
+    with capture_logs() as logs:
+        if broken is None:
+            path.unlink()
+        else:
+            path.write_text(broken)
+        await until(lambda: said(logs, "keys not taken up"), True)
+    assert [line["file"] for line in logs if line["log_level"] == "error"] == [str(path)]
+    assert await status(edge, bearer(token(key=FIRST, alg="RS256", kid="first"))) == 200
     write_keys(path, FIRST, SECOND)
     await until(lambda: status(edge, bearer(token(key=SECOND, alg="RS256", kid="second"))), 200)
     write_keys(path, FIRST)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+import httpx
 import pytest
 import pytest_asyncio
 from google.api import annotations_pb2
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
-from tests.deploy.envoy_backend import Edge, Seen, backend, running_edge
+from tests.deploy.envoy_backend import Edge, Seen, backend, running_edge, until
 from weftd.envoy import EnvoyError
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -77,6 +79,37 @@ async def test_a_server_more_or_less_leaves_the_streams_of_the_others_alone(edge
         await edge.changed(services={**edge.config.services, "chat": first})
         assert await say("after") == "after"
         assert await rest_status(edge, "/api/v1/conversations") == 200
+
+
+async def test_a_server_that_dies_loses_no_call_that_may_be_sent_again(edge: Edge) -> None:
+    lost: list[int] = []
+    first = edge.config.services["retrieval"]
+
+    async def search(http: httpx.AsyncClient, stop: asyncio.Event) -> None:
+        while not stop.is_set():
+            answer = await http.post("/api/v1/search", json={"query": "x"})
+            if answer.status_code != 200:
+                lost.append(answer.status_code)
+
+    stop = asyncio.Event()
+    async with edge.http() as http, asyncio.TaskGroup() as callers:
+        for _ in range(3):
+            other = Seen()
+            async with backend(other) as second:
+                await edge.changed(services={**edge.config.services, "retrieval": (*first, second)})
+                if not callers._tasks:
+                    for _ in range(8):
+                        callers.create_task(search(http, stop))
+                await until(lambda seen=other: enough(seen), True)
+            # It is gone now, and Envoy has not been told.
+            served = edge.seen.searches
+            await until(lambda more=served: enough(edge.seen, more + 100), True)
+        stop.set()
+    assert lost == []
+
+
+async def enough(seen: Seen, searches: int = 50) -> bool:
+    return seen.searches >= searches
 
 
 async def test_a_contract_that_cannot_be_is_refused_and_the_old_one_stays(edge: Edge) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 from typing import Any
 
 from weftd.envoy.config import Endpoint, EnvoyConfig
@@ -90,8 +89,10 @@ def _grpc(service: Service, endpoints: tuple[Endpoint, ...]) -> dict[str, Any]:
 def _cluster(name: str, endpoints: tuple[Endpoint, ...]) -> dict[str, Any]:
     return {
         "name": name,
-        "type": "STATIC" if all(_is_address(e.host) for e in endpoints) else "STRICT_DNS",
+        "type": "STATIC" if all(e.is_address for e in endpoints) else "STRICT_DNS",
         "connect_timeout": "1s",
+        # A server that has left the DNS gets no new call, though it still answers its last ones.
+        "ignore_health_on_host_removal": True,
         "per_connection_buffer_limit_bytes": 256 << 10,
         # Envoy's defaults stop at 1,024 streams; open ones are many and idle here.
         "circuit_breakers": {
@@ -114,11 +115,3 @@ def _cluster(name: str, endpoints: tuple[Endpoint, ...]) -> dict[str, Any]:
 def _lb_endpoint(endpoint: Endpoint) -> dict[str, Any]:
     address = {"socket_address": {"address": endpoint.host, "port_value": endpoint.port}}
     return {"endpoint": {"address": address}}
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,10 +12,19 @@ __all__ = ["Endpoint", "EnvoyConfig", "contract_descriptors"]
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A TCP address: an IP address or a DNS name (every address behind it is used), and a port."""
+    """A TCP address: an IP address, or a DNS name of which every address is used, and a port."""
 
     host: str
     port: int
+
+    @property
+    def is_address(self) -> bool:
+        """Whether `host` is an IP address."""
+        try:
+            ipaddress.ip_address(self.host)
+        except ValueError:
+            return False
+        return True
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
@@ -43,6 +53,8 @@ class EnvoyConfig:
 
     `access_log` is a file, `otlp` an OTLP gRPC collector, `metrics` where Prometheus may scrape
     `/stats/prometheus` and nothing else; None: none. A `listen` port of 0 takes any free one.
+
+    ValueError says which of them cannot be.
     """
 
     listen: Endpoint
@@ -60,3 +72,12 @@ class EnvoyConfig:
     otlp: Endpoint | None = None
     metrics: Endpoint | None = None
     descriptors: bytes = field(default_factory=contract_descriptors, repr=False)
+
+    def __post_init__(self) -> None:
+        for own in (self.listen, *([self.metrics] if self.metrics else [])):
+            if not own.is_address:
+                raise ValueError(f"{own.host} is no IP address: listen on 127.0.0.1, ::1, 0.0.0.0 or ::.")
+        limits = {"every tenant": self.requests_per_minute, **self.tenant_requests_per_minute}
+        for tenant, limit in limits.items():
+            if limit < 1:
+                raise ValueError(f"The limit of {tenant} is {limit} requests a minute: set at least 1.")

@@ -6,6 +6,9 @@ import base64
 import json
 from typing import Any
 
+from joserfc.errors import JoseError
+from joserfc.jwk import KeySet
+
 from weftd.envoy.config import EnvoyConfig
 
 __all__ = ["read"]
@@ -28,14 +31,14 @@ def _symmetric(secret: str) -> dict[str, Any]:
 
 
 def _of_file(config: EnvoyConfig) -> list[dict[str, Any]]:
+    """Judged here: beside a good key Envoy passes over a broken one without a word."""
     assert config.jwks_file is not None
     try:
-        keys = json.loads(config.jwks_file.read_bytes())["keys"]
-        sound = isinstance(keys, list) and keys and all(isinstance(k, dict) and "kty" in k for k in keys)
-    except (ValueError, KeyError, TypeError):
-        sound = False
-    if not sound:
-        raise ValueError(
-            f'{config.jwks_file} is no JSON Web Key Set: it needs {{"keys": [...]}} with at least one key.'
-        )
-    return list(keys)
+        content = json.loads(config.jwks_file.read_bytes())
+        if KeySet.import_key_set(content).keys:
+            return list(content["keys"])
+    except (JoseError, ValueError, KeyError, TypeError, AttributeError):
+        pass
+    raise ValueError(
+        f'{config.jwks_file} is no JSON Web Key Set: it needs {{"keys": [...]}}, one key or more, all sound.'
+    )

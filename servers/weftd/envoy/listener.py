@@ -10,7 +10,6 @@ from typing import Any
 
 from weftd.envoy.clusters import ADMIN, OTLP
 from weftd.envoy.config import Endpoint, EnvoyConfig
-from weftd.envoy.contract import Service
 from weftd.envoy.replies import WIRE_HEADER, local_replies
 from weftd.envoy.routes import BUFFER, CORS, JWT, RATE_LIMIT, ROUTES, TRANSCODER
 
@@ -31,11 +30,9 @@ _ROUTER = {
 }
 
 
-def listeners(
-    config: EnvoyConfig, services: list[Service], xds: dict[str, dict[str, Any]]
-) -> list[dict[str, Any]]:
+def listeners(config: EnvoyConfig, xds: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
     """`xds` gives the config source of "rds" and "ecds"."""
-    made = [_listener(EDGE_LISTENER, config.listen, _edge_manager(config, services, xds))]
+    made = [_listener(EDGE_LISTENER, config.listen, _edge_manager(config, xds))]
     if config.metrics:
         made.append(_listener("metrics", config.metrics, _metrics_manager()))
     return made
@@ -52,9 +49,7 @@ def _listener(name: str, address: Endpoint, manager: dict[str, Any]) -> dict[str
     }
 
 
-def _edge_manager(
-    config: EnvoyConfig, services: list[Service], xds: dict[str, dict[str, Any]]
-) -> dict[str, Any]:
+def _edge_manager(config: EnvoyConfig, xds: dict[str, dict[str, Any]]) -> dict[str, Any]:
     manager = {
         "stat_prefix": "edge",
         "use_remote_address": True,
@@ -86,9 +81,9 @@ def _edge_manager(
             }
         },
         "access_log": [_access_log(config)],
-        "local_reply_config": local_replies(config.requests_per_minute),
+        "local_reply_config": local_replies(),
         "rds": {"route_config_name": ROUTES, "config_source": xds["rds"]},
-        "http_filters": _filters(config, services, xds["ecds"]),
+        "http_filters": _filters(xds["ecds"]),
     }
     if config.otlp:
         manager["tracing"] = {
@@ -106,7 +101,7 @@ def _edge_manager(
     return manager
 
 
-def _filters(config: EnvoyConfig, services: list[Service], ecds: dict[str, Any]) -> list[dict[str, Any]]:
+def _filters(ecds: dict[str, Any]) -> list[dict[str, Any]]:
     return [
         _filter(CORS, "cors.v3.Cors"),
         _filter(
@@ -127,16 +122,14 @@ def _filters(config: EnvoyConfig, services: list[Service], ecds: dict[str, Any])
         },
         # These get their settings from the virtual host and its routes.
         _filter(RATE_LIMIT, "local_ratelimit.v3.LocalRateLimit", stat_prefix="tenants"),
-        {**_filter(BUFFER, "buffer.v3.Buffer", max_request_bytes=config.body_limit_bytes), "disabled": True},
+        {**_filter(BUFFER, "buffer.v3.Buffer", max_request_bytes=1), "disabled": True},
         _filter(
             TRANSCODER, "grpc_json_transcoder.v3.GrpcJsonTranscoder", proto_descriptor_bin="", services=[]
         ),
         _filter(
             "envoy.filters.http.grpc_stats",
             "grpc_stats.v3.FilterConfig",
-            individual_method_stats_allowlist={
-                "services": [{"name": s.name, "method_names": list(s.methods)} for s in services]
-            },
+            stats_for_all_methods=True,
             enable_upstream_stats=True,
             replace_dots_in_grpc_service_name=True,
         ),
@@ -230,7 +223,7 @@ def _access_log(config: EnvoyConfig) -> dict[str, Any]:
         "name": "file",
         "typed_config": {
             "@type": "type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog",
-            "path": str(config.access_log),
+            "path": str(config.access_log.absolute()),
             "log_format": {"json_format": fields},
         },
     }

@@ -90,6 +90,7 @@ class EnvoyProcess:
             await asyncio.to_thread(_claim, self._config.listen)
             jwks = await asyncio.to_thread(keys.read, self._config)
             self._rendered = render(self._config, jwks, self._directory, self._admin_socket)
+            await asyncio.to_thread(self._config.access_log.parent.mkdir, parents=True, exist_ok=True)
             await asyncio.to_thread(write, self._directory, self._rendered)
             await self._spawn()
             stack.push_async_callback(self._stop)
@@ -118,7 +119,8 @@ class EnvoyProcess:
     async def update(self, config: EnvoyConfig) -> None:
         """Puts `config` in force and returns when it is. No stream is cut, but see `template`.
 
-        EnvoyError where Envoy refuses it, ValueError where it cannot be: then the old one stays.
+        EnvoyError where Envoy refuses it or is gone, ValueError where it cannot be, OSError where the keys
+        cannot be read: then the old one stays.
         """
         async with self._updating:
             await self._apply(config)
@@ -127,7 +129,10 @@ class EnvoyProcess:
         jwks = await asyncio.to_thread(keys.read, config)
         fresh = render(config, jwks, self._directory, self._admin_socket)
         before = self._rendered
-        refused_before = await self._refused()
+        try:
+            refused_before = await self._refused()
+        except OSError as error:
+            raise EnvoyError(f"Envoy does not answer ({error}); see {self._log_file}.") from error
         changed = await asyncio.to_thread(write, self._directory, fresh, before=before)
         try:
             await self._until_in_force(fresh, changed, refused_before)
@@ -218,18 +223,21 @@ class EnvoyProcess:
 
     async def _follow_keys(self) -> None:
         """Watches by content: a mounted secret changes by symbolic links, an editor writes in place."""
-        tried = await asyncio.to_thread(keys.read, self._config)
+        tried: bytes | None = None
+        complaint = ""
         while True:
-            await asyncio.sleep(_KEYS_POLL_S)
             try:
                 jwks = await asyncio.to_thread(keys.read, self._config)
-                if jwks == tried:
-                    continue
-                tried = jwks
-                await self.update(self._config)
-                _log.info("keys changed", file=str(self._config.jwks_file))
+                if jwks != tried and jwks not in self._rendered.blobs.values():
+                    tried = jwks
+                    await self.update(self._config)
+                    _log.info("keys changed", file=str(self._config.jwks_file))
+                complaint = ""
             except (OSError, ValueError, EnvoyError) as error:
-                _log.error("keys not taken up", file=str(self._config.jwks_file), error=str(error))
+                if str(error) != complaint:
+                    complaint = str(error)
+                    _log.error("keys not taken up", file=str(self._config.jwks_file), error=complaint)
+            await asyncio.sleep(_KEYS_POLL_S)
 
     async def _stop(self) -> None:
         process = self._process

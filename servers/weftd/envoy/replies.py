@@ -7,7 +7,6 @@ look as the transcoder prints a status; over gRPC and gRPC-Web they carry the sa
 from __future__ import annotations
 
 import base64
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,7 +37,7 @@ class _Reply:
     retry_after_s: float | None = None
 
 
-def _replies(requests_per_minute: int) -> list[_Reply]:
+def _replies() -> list[_Reply]:
     """Messages are ASCII without a percent sign: they are header values and Envoy's format strings."""
     token = (
         "The token is missing, malformed, expired or not meant for this system. "
@@ -48,7 +47,6 @@ def _replies(requests_per_minute: int) -> list[_Reply]:
     too_long = "The request is too large. Send less at once; files go through /api/v1/knowledge/upload."
     unknown = "There is no such call. See the API's documentation for paths and methods."
     headers = "The headers are too large. Send fewer or shorter ones."
-    refill_s = math.ceil(60 / requests_per_minute)
     late = "The time for this call is up. Ask again with more time."
     return [
         _Reply(401, 401, Code.UNAUTHENTICATED, "TOKEN_INVALID", token),
@@ -57,7 +55,7 @@ def _replies(requests_per_minute: int) -> list[_Reply]:
         _Reply(408, 408, Code.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED", late),
         _Reply(413, 413, Code.INVALID_ARGUMENT, "INVALID_FIELD", too_long),
         _Reply(429, 429, Code.RESOURCE_EXHAUSTED, "OVERLOADED",
-               "This tenant has sent too many requests. Wait, then send fewer a minute.", refill_s),
+               "This tenant has sent too many requests. Wait, then send fewer a minute.", 1),
         _Reply(431, 431, Code.INVALID_ARGUMENT, "INVALID_FIELD", headers),
         _Reply(500, 500, Code.INTERNAL, "INTERNAL", "A fault at the edge; its log has the request id."),
         _Reply(502, 503, Code.UNAVAILABLE, "BACKEND_UNAVAILABLE", silent, 1),
@@ -66,10 +64,10 @@ def _replies(requests_per_minute: int) -> list[_Reply]:
     ]  # fmt: skip
 
 
-def local_replies(requests_per_minute: int) -> dict[str, Any]:
-    """Envoy's `LocalReplyConfig`; `requests_per_minute` decides how long a limited caller is told to wait."""
+def local_replies() -> dict[str, Any]:
+    """Envoy's `LocalReplyConfig`."""
     mappers: list[dict[str, Any]] = []
-    for reply in _replies(requests_per_minute):
+    for reply in _replies():
         status = _status(reply)
         headers = {
             "grpc-status": str(reply.code),

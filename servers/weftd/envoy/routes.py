@@ -25,6 +25,11 @@ _EXTENSION = "type.googleapis.com/envoy.extensions.filters.http"
 _OFF = {"@type": "type.googleapis.com/envoy.config.route.v3.FilterConfig", "disabled": True}
 _OPEN = dict.fromkeys((JWT, RATE_LIMIT, TRANSCODER), _OFF)
 
+_HEALTH = ("/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch")
+_REFLECTION = tuple(
+    f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo" for version in ("v1", "v1alpha")
+)
+
 _IDLE = "300s"
 _UNARY_LIMIT = "30s"
 
@@ -51,8 +56,8 @@ def routes(config: EnvoyConfig, services: list[Service], descriptors_file: str) 
                         "direct_response": {"status": 200, "body": {"inline_string": "ok\n"}},
                         "typed_per_filter_config": _OPEN,
                     },
-                    _stream({"prefix": "/grpc.health.v1.Health/"}, first, open_to_all=True),
-                    _stream({"prefix": "/grpc.reflection."}, first),
+                    *(_stream({"path": path}, first, open_to_all=True) for path in _HEALTH),
+                    *(_stream({"path": path}, first) for path in _REFLECTION),
                     *(route for service in services for route in _service(service)),
                     _unary({"path": "/api/v1/dev/token"}, EDGE, open_to_all=True),
                     # Transcoded first, then routed again by its gRPC path; what the contract does not know is
@@ -75,10 +80,12 @@ def routes(config: EnvoyConfig, services: list[Service], descriptors_file: str) 
 
 
 def _service(service: Service) -> list[dict[str, Any]]:
+    """A route for each method: what a client invents reaches no service and makes no statistics."""
     return [
-        *(_stream({"path": f"/{service.name}/{name}"}, service.cluster) for name in service.streams),
-        *(_unary({"path": f"/{service.name}/{name}"}, service.cluster, retry=True) for name in service.reads),
-        _unary({"prefix": f"/{service.name}/"}, service.cluster),
+        _stream({"path": f"/{service.name}/{name}"}, service.cluster)
+        if name in service.streams
+        else _unary({"path": f"/{service.name}/{name}"}, service.cluster, retry=name in service.reads)
+        for name in service.methods
     ]
 
 
@@ -98,7 +105,7 @@ def _unary(
     other_host = "envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"
     if retry:
         route["retry_policy"] = {
-            "retry_on": "connect-failure,refused-stream,reset",
+            "retry_on": "connect-failure,refused-stream,reset,unavailable,cancelled",
             "num_retries": 3,
             "retry_back_off": {"base_interval": "0.025s", "max_interval": "0.25s"},
             "retry_host_predicate": [

@@ -67,7 +67,7 @@ def render(config: EnvoyConfig, jwks: bytes, directory: Path, admin_socket: Path
             f"{_CONFIG}.core.v3.TypedExtensionConfig",
             [jwt_filter(config, str(directory / jwks_file))],
         ),
-        "listeners.json": (f"{_CONFIG}.listener.v3.Listener", listeners(config, services, sources)),
+        "listeners.json": (f"{_CONFIG}.listener.v3.Listener", listeners(config, sources)),
     }
     versions = {name: _digest(_json(content)) for name, (_, content) in resources.items()}
     return Rendered(
