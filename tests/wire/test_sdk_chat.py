@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 import time
 from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from google.rpc import error_details_pb2, status_pb2
 
 from weft import (
@@ -301,7 +306,7 @@ async def test_leaving_the_loop_cancels_the_turn(weft: Weft, chat: Chat) -> None
         events = aiter(weft.chat("conv_1", "endless"))
         await anext(events)
         left_at = time.monotonic()
-        await events.aclose()  # type: ignore[attr-defined]
+        await events.aclose()
         return left_at
 
     async def leave_by_timeout() -> float:
@@ -391,3 +396,39 @@ async def test_address_and_token_come_from_the_environment(
     async with Weft() as weft:
         await weft.chat("conv_1", "q").text()
     assert chat.tokens == ["Bearer from-env"]
+
+
+async def test_a_connection_can_be_encrypted(chat: Chat) -> None:
+    key, certificate = self_signed()
+    server = grpc.aio.server()
+    chat_pb2_grpc.add_ChatServiceServicer_to_server(chat, server)
+    port = server.add_secure_port("localhost:0", grpc.ssl_server_credentials([(key, certificate)]))
+    await server.start()
+    async with Weft(f"https://localhost:{port}", token="t", root_certificates=certificate) as weft:
+        assert await weft.chat("conv_1", "q").text() == "".join(TEXT)
+    async with Weft(f"localhost:{port}", token="t", tls=True) as weft:
+        with pytest.raises(Unavailable):  # nobody vouches for that certificate
+            await weft.chat("conv_1", "q").text()
+    await server.stop(None)
+
+
+def self_signed() -> tuple[bytes, bytes]:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    return (
+        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()),
+        certificate.public_bytes(pem),
+    )
