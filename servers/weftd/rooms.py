@@ -74,10 +74,15 @@ class Rooms:
                 lambda connection: datasets.resolve(connection, tenant, dataset_ids, document_ids)
             )
 
+        async def live_documents(tenant: str, document_ids: Any) -> Any:
+            return await records.read(
+                lambda connection: datasets.live_documents(connection, tenant, document_ids)
+            )
+
         searcher = Searcher(passages.dense, passages.lexical, await self._embedder())
         return _service(
             "Retrieval",
-            RetrievalService(searcher, resolve),
+            RetrievalService(searcher, resolve, live_documents, self._drain),
             retrieval_pb2_grpc.add_RetrievalServiceServicer_to_server,
         )
 

@@ -29,7 +29,7 @@ def write_onnx(weights: Path, config: Mapping[str, Any], pooling: Pooling, targe
         if config.get(key, value) != value:
             raise ValueError(
                 f"{weights.parent} is a model with {key}={config[key]!r}; only {value!r} can be converted "
-                "here. Export it to ONNX (for instance with optimum-cli) and put model.onnx into that directory."
+                "here. Export it to ONNX (optimum-cli does it) and put model.onnx into that directory."
             )
     tensors = load_file(weights)
     prefix = "" if "embeddings.word_embeddings.weight" in tensors else "bert."

@@ -103,11 +103,12 @@ def _with_corpus(content: list[dict[str, Any]], passages: list[tuple[str, str]])
     questions = []
     for item in content:
         if "supporting_facts" in item:
-            gold = {by_title.get(title) for title, _ in item["supporting_facts"]}
+            found = [by_title.get(title) for title, _ in item["supporting_facts"]]
         else:
             supporting = [each for each in item["paragraphs"] if each["is_supporting"]]
-            gold = {by_both.get((each["title"], _text(each))) for each in supporting}
-        questions.append(Question(item["question"], frozenset(gold - {None})))
+            found = [by_both.get((each["title"], _text(each))) for each in supporting]
+        gold = frozenset(index for index in found if index is not None)
+        questions.append(Question(item["question"], gold))
     return QuestionSet(passages, [question for question in questions if question.gold])
 
 

@@ -47,6 +47,11 @@ class Searcher:
         self._embedder = embedder
         self._running = asyncio.Semaphore(concurrent)
 
+    @property
+    def model_id(self) -> str:
+        """Of the embedder: what was indexed with another model is not found."""
+        return self._embedder.model_id
+
     async def search(
         self,
         query: str,

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from typing import Any
 
 import structlog
@@ -15,30 +14,31 @@ from weftd.errors import FailedPrecondition, InvalidArgument, WeftError, reason_
 from weftd.retrieval.request import Query, read
 from weftd.retrieval.search import Found, Searcher
 from weftd.rpc import caller
-from weftd.stores.passages.port import Scope
+from weftd.rpc.drain import Drain
+from weftd.stores.passages.port import Hit, Scope
+from weftd.stores.records.datasets import LiveDataset
 
 log = structlog.get_logger()
-
-
-@dataclass(frozen=True, slots=True)
-class LiveDataset:
-    """A dataset that may be searched; `model_id` of the embedder it was indexed with, empty before that."""
-
-    dataset_id: str
-    model_id: str
 
 
 # (tenant, dataset ids, document ids) → the tenant's live datasets among them, all of them where both
 # are empty. Raises `NotFound` for an id that the tenant does not have.
 Resolve = Callable[[str, Sequence[str], Sequence[str]], Awaitable[Sequence[LiveDataset]]]
+# (tenant, document ids) → those among them that were not deleted.
+LiveDocuments = Callable[[str, Collection[str]], Awaitable[Collection[str]]]
+# Passages of a document that was just deleted may be found until its purge is done, and are dropped:
+# so many more are looked for.
+_SPARE = 20
 
 
 class RetrievalService(retrieval_pb2_grpc.RetrievalServiceServicer):
-    def __init__(self, searcher: Searcher, resolve: Resolve, model_id: str) -> None:
-        """`model_id` is that of the searcher's embedder."""
+    def __init__(
+        self, searcher: Searcher, resolve: Resolve, live_documents: LiveDocuments, drain: Drain
+    ) -> None:
         self._searcher = searcher
         self._resolve = resolve
-        self._model_id = model_id
+        self._live_documents = live_documents
+        self._drain = drain
 
     async def Search(
         self, request: retrieval_pb2.SearchRequest, context: Any
@@ -54,6 +54,7 @@ class RetrievalService(retrieval_pb2_grpc.RetrievalServiceServicer):
             while (answer := await answers.get()) is not None:
                 yield answer
             await reading
+            self._drain.refuse_new()
         finally:
             await _stop(reading)
 
@@ -66,7 +67,7 @@ class RetrievalService(retrieval_pb2_grpc.RetrievalServiceServicer):
         newest = 0
         running: asyncio.Task[None] | None = None
         try:
-            async for request in requests:
+            while (request := await self._next(requests)) is not None:
                 if request.query_id <= newest:
                     await answers.put(_refused(request.query_id, newest))
                     continue
@@ -83,6 +84,19 @@ class RetrievalService(retrieval_pb2_grpc.RetrievalServiceServicer):
             if running is not None:
                 await _stop(running)
         await answers.put(None)
+
+    async def _next(
+        self, requests: AsyncIterator[retrieval_pb2.StreamSearchRequest]
+    ) -> retrieval_pb2.StreamSearchRequest | None:
+        """The next request; None when the client will send no more, or this server is stopping."""
+        arriving = asyncio.ensure_future(anext(requests, None))
+        leaving = asyncio.ensure_future(self._drain.started.wait())
+        try:
+            await asyncio.wait({arriving, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            return arriving.result() if arriving.done() else None
+        finally:
+            arriving.cancel()
+            leaving.cancel()
 
     async def _answer(
         self,
@@ -109,17 +123,17 @@ class RetrievalService(retrieval_pb2_grpc.RetrievalServiceServicer):
         if searched:
             scope = Scope(who.tenant, tuple(searched), query.document_ids, query.from_ms, query.to_ms)
             found = await self._searcher.search(
-                query.text, scope, query.limit, query.routes, who.time_left_s()
+                query.text, scope, query.limit + _SPARE, query.routes, who.time_left_s()
             )
         else:
             found = Found([], (), ())
+        alive = await self._live_documents(who.tenant, {hit.passage.document_id for hit in found.hits})
+        hits = [hit for hit in found.hits if hit.passage.document_id in alive][: query.limit]
         degraded = [*found.degraded, *(["datasets"] if left_out else [])]
         elapsed_ms = round((time.monotonic() - started) * 1_000)
-        log.info(
-            "searched", routes=found.routes, degraded=degraded, hits=len(found.hits), elapsed_ms=elapsed_ms
-        )
+        log.info("searched", routes=found.routes, degraded=degraded, hits=len(hits), elapsed_ms=elapsed_ms)
         return retrieval_pb2.SearchResponse(
-            results=_references(found),
+            results=_references(hits),
             metadata=retrieval_pb2.SearchMetadata(
                 routes=found.routes, degraded=degraded, execution_time_ms=elapsed_ms
             ),
@@ -131,8 +145,8 @@ class RetrievalService(retrieval_pb2_grpc.RetrievalServiceServicer):
         Raises `FailedPrecondition` when the request asks for one of the latter, or there are no others.
         """
         indexed = [dataset for dataset in datasets if dataset.model_id]
-        current = [dataset.dataset_id for dataset in indexed if dataset.model_id == self._model_id]
-        others = [dataset.dataset_id for dataset in indexed if dataset.model_id != self._model_id]
+        current = [dataset.dataset_id for dataset in indexed if dataset.model_id == self._searcher.model_id]
+        others = [dataset.dataset_id for dataset in indexed if dataset.model_id != self._searcher.model_id]
         if others and (query.dataset_ids or query.document_ids or not current):
             raise FailedPrecondition(
                 error_reason_pb2.ERROR_REASON_EMBEDDER_CHANGED,
@@ -144,7 +158,7 @@ class RetrievalService(retrieval_pb2_grpc.RetrievalServiceServicer):
         return current, others
 
 
-def _references(found: Found) -> list[common_pb2.Reference]:
+def _references(hits: Sequence[Hit]) -> list[common_pb2.Reference]:
     return [
         common_pb2.Reference(
             id=number,
@@ -156,7 +170,7 @@ def _references(found: Found) -> list[common_pb2.Reference]:
             content=hit.passage.content,
             score=hit.score,
         )
-        for number, hit in enumerate(found.hits, start=1)
+        for number, hit in enumerate(hits, start=1)
     ]
 
 
