@@ -300,8 +300,9 @@ async def test_an_error_in_a_task_group_keeps_its_reason(mesh: Mesh) -> None:
 @pytest.mark.parametrize("model", ["endless", "silent"])
 async def test_a_cancelled_call_closes_its_generator_at_once(mesh: Mesh, model: str) -> None:
     call = mesh.stub.Generate(generate(model), metadata=bearer())
-    await call.initial_metadata()
-    await asyncio.sleep(0.02)
+    async with asyncio.timeout(5):
+        while not mesh.models.callers:
+            await asyncio.sleep(0.005)
     call.cancel()
     async with asyncio.timeout(0.5):
         await mesh.models.closed.wait()

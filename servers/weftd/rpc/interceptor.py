@@ -100,8 +100,10 @@ class _Method:
         async def call(request: Any, context: _Context) -> Any:
             run = _Run(self, context)
             try:
-                await run.begin()
-                return await behavior(request if self.takes_stream else self.parse(request), context)
+                run.begin()
+                response = await behavior(request if self.takes_stream else self.parse(request), context)
+                await run.greet()
+                return response
             except BaseException as error:
                 await run.fail(error)
             finally:
@@ -113,7 +115,7 @@ class _Method:
         async def call(request: Any, context: _Context) -> None:
             run = _Run(self, context)
             try:
-                await run.begin()
+                run.begin()
                 await run.send_all(behavior(self.parse(request), context))
             except BaseException as error:
                 await run.fail(error)
@@ -126,7 +128,7 @@ class _Method:
         async def call(requests: Any, context: _Context) -> None:
             run = _Run(self, context)
             try:
-                await run.begin()
+                run.begin()
                 loop = asyncio.get_running_loop()
                 expires_at = loop.time() + run.caller.token_expires_at - time.time()
                 try:
@@ -162,8 +164,8 @@ class _Run:
         self.caller: caller.Caller
         method.interceptor.drain.call_began()
 
-    async def begin(self) -> None:
-        """Finds out who calls and whether they may; answers with the request id in `x-request-id`."""
+    def begin(self) -> None:
+        """Finds out who calls and whether they may."""
         context, interceptor = self._context, self._method.interceptor
         authorization = given_id = traceparent = ""
         tenants: list[str] = []
@@ -182,7 +184,6 @@ class _Run:
                 tenants.append(value)
         id_is_good = _REQUEST_ID.fullmatch(given_id) is not None
         self._request_id = given_id if id_is_good else uuid.uuid4().hex
-        await context.send_initial_metadata((("x-request-id", self._request_id),))
         scheme, _, token = authorization.partition(" ")
         if scheme.lower() != "bearer" or not token:
             raise Unauthenticated("There is no token. Send it as 'authorization: Bearer …'.")
@@ -211,10 +212,20 @@ class _Run:
         if given_id and not id_is_good:
             raise InvalidArgument({"x-request-id": "Use 1 to 128 of letters, digits and _ - . : @."})
 
+    async def greet(self) -> None:
+        """Answers with the request id in `x-request-id`.
+
+        Not before there is an answer: an error alone must be the first thing that is sent, or over REST
+        it comes after a 200.
+        """
+        await self._context.send_initial_metadata((("x-request-id", self._request_id),))
+
     async def send_all(self, responses: AsyncGenerator[Any, None]) -> None:
         write, wrote, last = self._context.write, self._method.metrics.wrote, self._started
         async with aclosing(responses):
             async for response in responses:
+                if not self._messages:
+                    await self.greet()
                 await write(response)
                 last = wrote(last, first=self._messages == 0)
                 self._messages += 1
@@ -249,7 +260,10 @@ class _Run:
         rich = status.to_status(known)
         code = status.code_of(known)
         self._code = code.name
-        await self._context.abort(code, rich.message, ((status.DETAILS_KEY, rich.SerializeToString()),))
+        trailers: list[tuple[str, str | bytes]] = [(status.DETAILS_KEY, rich.SerializeToString())]
+        if not self._messages:
+            trailers.append(("x-request-id", self._request_id))
+        await self._context.abort(code, rich.message, tuple(trailers))
 
     def _out_of_time(self) -> bool:
         left_s = self._context.time_remaining()
