@@ -89,6 +89,9 @@ class Chat(chat_pb2_grpc.ChatServiceServicer):
                     await asyncio.sleep(0.005)
             case "silent":
                 await asyncio.Event().wait()
+            case "late" if len(self.requests) == 1:
+                await asyncio.sleep(0.5)
+                self.cut()
         for event in ANSWER[request.after_seq :]:
             yield event
             match self.cut_after.pop(event.seq, ""):
@@ -249,6 +252,18 @@ async def test_a_connection_that_stays_away_is_given_up(wire: Wire, chat: Chat) 
                     wire.refuse = True
                     wire.cut()
         assert time.monotonic() - started < 3
+
+
+async def test_a_connection_cut_before_the_first_event_is_waited_for(
+    weft: Weft, wire: Wire, chat: Chat
+) -> None:
+    turn = asyncio.create_task(weft.chat("conv_1", "late").text())
+    await asyncio.sleep(0.3)
+    wire.refuse = True
+    await asyncio.sleep(3)
+    wire.refuse = False
+    assert await turn == "".join(TEXT)
+    assert len(chat.started) == 1
 
 
 async def test_an_absent_server_is_soon_known_by_its_address() -> None:

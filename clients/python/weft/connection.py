@@ -69,6 +69,11 @@ class Connection:
         return self._channel
 
     @property
+    def is_connected(self) -> bool:
+        """Whether the last attempt to connect went well, though that connection may be lost by now."""
+        return self.channel.get_state() is not grpc.ChannelConnectivity.TRANSIENT_FAILURE
+
+    @property
     def can_renew_token(self) -> bool:
         return callable(self._token)
 

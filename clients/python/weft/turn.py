@@ -19,6 +19,8 @@ _CANCEL_WITHIN_S: Final = 2.0
 _CANCEL_PAUSES_S: Final = (0.02, 0.1, 0.3)
 # How long a server that has never answered is tried: a wrong address is to be heard of soon.
 _FIRST_CONTACT_S: Final = 2.0
+# A call that a server has held open for this long was begun there.
+_WORKED_ON_S: Final = 0.3
 # The server's own word that another attempt gets further; every other reason is an answer.
 _TRANSIENT: Final = frozenset({"", "BACKEND_UNAVAILABLE", "DRAINING", "OVERLOADED"})
 
@@ -66,8 +68,9 @@ class Turn:
         self._connection.on_close.add(self._leave)
         try:
             while True:
+                opened_at = loop.time()
                 try:
-                    call = await self._open(end - loop.time())
+                    call = await self._open(end - opened_at)
                     while True:
                         event = await self._next(call)
                         lost_at, attempt = None, 0
@@ -79,6 +82,8 @@ class Turn:
                         self._over = True
                         raise
                     now = loop.time()
+                    if now - opened_at > _WORKED_ON_S and self._connection.is_connected:
+                        self._reached = True
                     lost_at = now if lost_at is None else lost_at
                     patience_s = self._resume_for_s if self._reached else _FIRST_CONTACT_S
                     wait_s = pause_s(attempt, failure)
@@ -117,7 +122,6 @@ class Turn:
             try:
                 message: Any = await call.read()
             except grpc.aio.AioRpcError as error:
-                self._reached = self._reached or bool(error.initial_metadata())
                 raise from_rpc(error, self._connection.address) from None
             except asyncio.CancelledError:
                 if being_cancelled():
