@@ -16,9 +16,8 @@ def test_what_both_routes_find_comes_before_what_one_finds() -> None:
     assert len(found) == 5
 
 
-def test_the_first_of_each_route_is_among_the_first_five() -> None:
-    shared = [f"s{number}" for number in range(20)]
-    found = fuse({"dense": hits("best", *shared), "lexical": hits("exact", *reversed(shared))}, 5)
+def test_the_first_of_each_route_is_among_the_first_three() -> None:
+    found = fuse({"dense": hits("best", "a", "b"), "lexical": hits("exact", "x", "y")}, 3)
     assert {"best", "exact"} <= set(names(found))
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
+from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 Pooling = Literal["mean", "cls"]
@@ -24,14 +25,20 @@ _SUPPORTED = {"model_type": "bert", "hidden_act": "gelu", "position_embedding_ty
 
 
 def write_onnx(weights: Path, config: Mapping[str, Any], pooling: Pooling, target: Path) -> None:
-    """Writes `target` from the safetensors file `weights`. ValueError for any architecture but plain BERT."""
+    """Writes `target` from the safetensors file `weights`.
+
+    Raises ValueError for any architecture but plain BERT, and for a file that is not whole.
+    """
     for key, value in _SUPPORTED.items():
         if config.get(key, value) != value:
             raise ValueError(
                 f"{weights.parent} is a model with {key}={config[key]!r}; only {value!r} can be converted "
                 "here. Export it to ONNX (optimum-cli does it) and put model.onnx into that directory."
             )
-    tensors = load_file(weights)
+    try:
+        tensors = load_file(weights)
+    except SafetensorError as error:
+        raise ValueError(f"{weights} cannot be read: {error}. Is the file whole?") from error
     prefix = "" if "embeddings.word_embeddings.weight" in tensors else "bert."
     graph = _Graph({name.removeprefix(prefix): tensor for name, tensor in tensors.items()})
     try:
@@ -55,7 +62,7 @@ class _Graph:
         return self._weights[name].astype(np.float32)
 
     def constant(self, name: str, array: npt.NDArray[Any]) -> str:
-        self._constants[name] = numpy_helper.from_array(np.ascontiguousarray(array), name)
+        self._constants[name] = numpy_helper.from_array(np.asarray(array, order="C"), name)
         return name
 
     def stored(self, name: str) -> str:

@@ -58,16 +58,18 @@ def open_embedder(directory: Path | None, cache_dir: Path, threads: int) -> Onnx
     fingerprint = _fingerprint([weights, *sorted(weights.parent.glob("*.onnx_data")), tokenizer], pooling)
     if onnx is None:
         onnx = _converted(weights, config, pooling, cache_dir / f"{name}-{fingerprint}-{_GRAPH_VERSION}.onnx")
-    files = ModelFiles(
-        model_id=f"{name}@{fingerprint}",
-        onnx=onnx,
-        tokenizer=tokenizer,
-        pooling=pooling,
-        max_tokens=_max_tokens(source, config),
-        east_asian=_knows_east_asian(source, tokenizer),
-    )
     try:
+        files = ModelFiles(
+            model_id=f"{name}@{fingerprint}",
+            onnx=onnx,
+            tokenizer=tokenizer,
+            pooling=pooling,
+            max_tokens=_max_tokens(source, config),
+            east_asian=_knows_east_asian(source, tokenizer),
+        )
         return OnnxEmbedder(files, threads)
+    except ModelFilesMissing:
+        raise
     except Exception as error:  # onnxruntime and tokenizers raise types of their own
         raise ModelFilesMissing(f"The model in {source} cannot be loaded: {error}. Is it whole?") from error
 
