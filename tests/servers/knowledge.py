@@ -1,6 +1,7 @@
 """The knowledge service's parts on a directory, and the job process as a program of its own.
 
-    python -m tests.servers.knowledge DIRECTORY    runs jobs until it is killed
+    python -m tests.servers.knowledge jobs DIRECTORY EMBEDDER_ID    runs jobs until it is killed
+    python -m tests.servers.knowledge serve DIRECTORY               serves KnowledgeService; prints its port
 
 An embedder that needs no model stands in for the real one. With `steps.log` in the directory, each step
 that begins is written there as `WORKFLOW STEP`.
@@ -9,10 +10,12 @@ that begins is written there as `WORKFLOW STEP`.
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import signal
 import subprocess
 import sys
+import tempfile
 import zlib
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -24,6 +27,8 @@ import numpy as np
 import numpy.typing as npt
 import structlog
 
+from weft.v1 import knowledge_pb2_grpc
+from weftd.keys import ensure_keys
 from weftd.knowledge.catalogue import Catalogue
 from weftd.knowledge.index_steps import IndexSteps
 from weftd.knowledge.intake import UploadLimits
@@ -31,7 +36,13 @@ from weftd.knowledge.jobs import Jobs
 from weftd.knowledge.parsing.section import Limits
 from weftd.knowledge.passage_writer import PassageWriter
 from weftd.knowledge.purge_steps import PurgeSteps
+from weftd.knowledge.service import KnowledgeServicer
 from weftd.knowledge.uploads import Uploads
+from weftd.rpc.auth import TokenVerifier, mint
+from weftd.rpc.drain import Drain
+from weftd.rpc.health import Health
+from weftd.rpc.interceptor import CallInterceptor
+from weftd.rpc.server import Service, bind, build_server
 from weftd.stores.blobs.directory import DirectoryBlobs
 from weftd.stores.passages.lance import LancePassages
 from weftd.stores.records.engine import Records
@@ -127,21 +138,60 @@ async def running(jobs: Jobs) -> AsyncIterator[None]:
         await asyncio.wait([task])
 
 
+# Made once; the processes that are started from here inherit the path.
+KEYS = Path(os.environ.setdefault("WEFT_TEST_KEYS", f"{tempfile.mkdtemp()}/jwks.json"))
+ensure_keys(KEYS)
+
+
+def bearer(tenant: str = "acme", role: str = "editor") -> list[tuple[str, str]]:
+    """Metadata of a call on behalf of a tenant."""
+    token = mint(KEYS, issuer="weft", audience="weft", tenant=tenant, subject="u", roles=(role,), ttl_s=600)
+    return [("authorization", f"Bearer {token}")]
+
+
+@asynccontextmanager
+async def served(knowledge: Knowledge) -> AsyncIterator[str]:
+    """KnowledgeService behind the interceptor of every server; gives its address."""
+    name = "weft.v1.KnowledgeService"
+    servicer = KnowledgeServicer(knowledge.catalogue, knowledge.uploads)
+    service = Service(name, servicer, knowledge_pb2_grpc.add_KnowledgeServiceServicer_to_server)
+    verifier = TokenVerifier(issuer="weft", audience="weft", jwks_file=KEYS)
+    server = build_server([service], CallInterceptor(verifier, Drain(grace_s=1)), Health([name]))
+    port = bind(server, "127.0.0.1:0")
+    await server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        await server.stop(0)
+
+
 @contextmanager
-def job_process(directory: Path, embedder_id: str = "words-1") -> Iterator[subprocess.Popen[bytes]]:
-    """The job process, ready. Killed with -9 at the end of the context."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.servers.knowledge", str(directory), embedder_id],
-        stdout=subprocess.PIPE,
-        cwd=Path(__file__).parents[2],
-    )
+def serving_process(directory: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """The service in a process of its own, and its address. Killed with -9 at the end."""
+    with _program("serve", str(directory)) as (process, address):
+        yield process, address
+
+
+@contextmanager
+def _program(*arguments: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """This file as a process, and the first line that it prints."""
+    command = [sys.executable, "-m", "tests.servers.knowledge", *arguments]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2])
     try:
         assert process.stdout is not None
-        assert process.stdout.readline() == b"ready\n", "the job process did not start"
-        yield process
+        line = process.stdout.readline().decode().strip()
+        assert line, "the process did not start"
+        yield process, line
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
+
+
+@contextmanager
+def job_process(directory: Path, embedder_id: str = "words-1") -> Iterator[subprocess.Popen[bytes]]:
+    """The job process, ready. Killed with -9 at the end of the context."""
+    with _program("jobs", str(directory), embedder_id) as (process, _):
+        yield process
 
 
 def _log_steps(path: Path) -> None:
@@ -159,11 +209,21 @@ def _log_steps(path: Path) -> None:
     )
 
 
-async def _main(directory: Path, embedder_id: str) -> None:
+async def _jobs(directory: Path, embedder_id: str) -> None:
     async with opened(directory) as knowledge:
         await knowledge.jobs(WordEmbedder(embedder_id)).run(lambda: print("ready", flush=True))  # noqa: T201
 
 
+async def _serve(directory: Path) -> None:
+    async with opened(directory) as knowledge, served(knowledge) as address:
+        await knowledge.uploads.recover()
+        print(address, flush=True)  # noqa: T201
+        await asyncio.Event().wait()
+
+
 if __name__ == "__main__":
-    _log_steps(Path(sys.argv[1]) / "steps.log")
-    asyncio.run(_main(Path(sys.argv[1]), sys.argv[2]))
+    if sys.argv[1] == "jobs":
+        _log_steps(Path(sys.argv[2]) / "steps.log")
+        asyncio.run(_jobs(Path(sys.argv[2]), sys.argv[3]))
+    else:
+        asyncio.run(_serve(Path(sys.argv[2])))
