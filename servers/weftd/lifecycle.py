@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Callable
 from typing import Final, Protocol
 
 import structlog
@@ -44,14 +43,7 @@ class StopSignals:
         (self.second if self.first.is_set() else self.first).set()
 
 
-async def run_until_stopped(
-    server: Stoppable,
-    health: Health,
-    drain: Drain,
-    *,
-    notice_s: float,
-    on_draining: Callable[[], None] = lambda: None,
-) -> None:
+async def run_until_stopped(server: Stoppable, health: Health, drain: Drain, *, notice_s: float) -> None:
     """Serves until SIGTERM or SIGINT, then drains and stops `server`; a second signal stops it at once.
 
     `notice_s` is how long calls are still expected after health says NOT_SERVING: longer than the
@@ -62,7 +54,6 @@ async def run_until_stopped(
         watching = asyncio.create_task(health.watch())
         try:
             await signals.first.wait()
-            on_draining()
             finishing = asyncio.create_task(_finish(health, drain, notice_s))
             hurrying = asyncio.create_task(signals.second.wait())
             try:

@@ -95,15 +95,6 @@ class Peers:
         call = method(request, metadata=_metadata(current), timeout=_budget(current, timeout_s))
         return PeerStream(call, _Failure(self._names.get(method, "a service"), current))
 
-    async def wait_ready(self, address: str, timeout_s: float) -> bool:
-        """Whether a connection to a peer that has a stub could be made in time."""
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._channels[address].channel_ready()
-        except TimeoutError:
-            return False
-        return True
-
     async def close(self) -> None:
         """Closes every channel; calls that run are cancelled."""
         channels, self._channels = self._channels, {}

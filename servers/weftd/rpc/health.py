@@ -90,11 +90,6 @@ class Health:
             await self.check()
             await asyncio.sleep(_PERIOD_S)
 
-    async def wait_ready(self) -> None:
-        """Waits until every service is ready."""
-        async with self._changed:
-            await self._changed.wait_for(lambda: bool(self.serving("")))
-
     async def drain(self) -> None:
         """NOT_SERVING from now on."""
         self._draining = True
