@@ -141,7 +141,7 @@ def test_errors_say_what_to_do(client: httpx.Client) -> None:
     assert {detail.get("reason") for detail in empty.json()["details"]} >= {"INVALID_FIELD"}
     graph = client.post("/api/v1/knowledge/index", json={"dataset_id": "none", "index_type": "graph"})
     assert graph.status_code in (404, 501)
-    anonymous = httpx.get(f"{client.base_url}api/v1/models")
+    anonymous = httpx.get(client.base_url.join("/api/v1/models"))
     assert anonymous.status_code == 401
     other = client.get("/api/v1/models", headers={"X-Tenant-ID": "someone-else"})
     assert other.status_code == 403
