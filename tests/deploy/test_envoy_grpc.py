@@ -112,9 +112,7 @@ async def test_health_is_open_and_reflection_needs_a_token(channel: grpc.aio.Cha
     asked = reflection_pb2.ServerReflectionRequest(list_services="")
     listed = await stub.ServerReflectionInfo([asked], metadata=metadata()).read()
     assert set(SERVICES.values()) <= {one.name for one in listed.list_services_response.service}
-    with pytest.raises(grpc.aio.AioRpcError) as failed:
-        await stub.ServerReflectionInfo([asked]).read()
-    assert failed.value.code() == grpc.StatusCode.UNAUTHENTICATED
+    assert await stub.ServerReflectionInfo().code() == grpc.StatusCode.UNAUTHENTICATED
 
 
 def frames(body: bytes) -> list[tuple[int, bytes]]:

@@ -12,8 +12,10 @@ import httpx
 import psutil
 import pytest
 import pytest_asyncio
+import websockets
 
 from tests.deploy.envoy_backend import Edge, bearer, running_edge, token, until
+from weftd.envoy import Endpoint
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 STREAM = "/api/v1/chat/stream"
@@ -125,6 +127,12 @@ async def test_a_body_over_the_limit_is_refused_at_the_edge(edge: Edge, http: ht
     assert edge.seen.searches == searches
 
 
+async def test_headers_over_the_limit_are_refused_at_the_edge(http: httpx.AsyncClient) -> None:
+    answer = await http.get("/api/v1/models", headers={"x-large": "x" * (70 << 10)})
+    assert answer.status_code == 431
+    assert answer.json()["message"].startswith("The headers are too large.")
+
+
 @pytest.mark.parametrize("request_id", ["turn-1:a.b@c", str(uuid.uuid4())])
 async def test_the_clients_request_id_is_kept_to_the_letter(
     edge: Edge, http: httpx.AsyncClient, request_id: str
@@ -203,6 +211,23 @@ async def test_an_upload_of_50_mb_passes_in_pieces_with_flat_memory(
     assert edge.seen.upload_content_type == kind
     assert edge.seen.largest_piece <= 1 << 20
     assert max(peaks) - peaks[0] < 20 << 20
+
+
+async def test_a_websocket_passes_to_the_edges_own_server(edge: Edge) -> None:
+    async def echo(socket: websockets.ServerConnection) -> None:
+        async for message in socket:
+            await socket.send(message)
+
+    async with websockets.serve(echo, "127.0.0.1", 0) as server:
+        port = next(iter(server.sockets)).getsockname()[1]
+        before = edge.config.edge
+        await edge.changed(edge=Endpoint("127.0.0.1", port))
+        try:
+            async with websockets.connect(f"ws://{edge.address}/any", proxy=None) as socket:
+                await socket.send("你好")
+                assert await socket.recv() == "你好"
+        finally:
+            await edge.changed(edge=before)
 
 
 async def test_paths_are_read_as_they_are_meant(http: httpx.AsyncClient) -> None:

@@ -58,6 +58,7 @@ _CHECK = {
     "timeout": "1s",
     "interval": "2s",
     "no_traffic_interval": "2s",
+    "unhealthy_interval": "0.5s",
     "unhealthy_threshold": 2,
     "healthy_threshold": 1,
 }

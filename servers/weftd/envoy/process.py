@@ -87,7 +87,9 @@ class EnvoyProcess:
             private = stack.enter_context(tempfile.TemporaryDirectory(prefix="weft-"))
             self._admin_socket = Path(private) / "admin.sock"
             self._admin = Admin(self._admin_socket)
-            await asyncio.to_thread(_claim, self._config.listen)
+            for own in (self._config.listen, self._config.metrics):
+                if own is not None:
+                    await asyncio.to_thread(_claim, own)
             jwks = await asyncio.to_thread(keys.read, self._config)
             self._rendered = render(self._config, jwks, self._directory, self._admin_socket)
             await asyncio.to_thread(self._config.access_log.parent.mkdir, parents=True, exist_ok=True)
@@ -131,13 +133,12 @@ class EnvoyProcess:
         before = self._rendered
         try:
             refused_before = await self._refused()
-        except OSError as error:
-            raise EnvoyError(f"Envoy does not answer ({error}); see {self._log_file}.") from error
-        changed = await asyncio.to_thread(write, self._directory, fresh, before=before)
-        try:
+            changed = await asyncio.to_thread(write, self._directory, fresh, before=before)
             await self._until_in_force(fresh, changed, refused_before)
-        except BaseException:
+        except BaseException as error:
             await asyncio.to_thread(write, self._directory, before, before=fresh)
+            if isinstance(error, OSError):
+                raise EnvoyError(f"Envoy does not answer ({error}); see {self._log_file}.") from error
             raise
         self._config, self._rendered = config, fresh
 
@@ -257,8 +258,9 @@ class EnvoyProcess:
 
 async def _end(task: asyncio.Task[None]) -> None:
     task.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await task
+    await asyncio.wait([task])
+    if not task.cancelled():
+        task.result()
 
 
 def _claim(listen: Endpoint) -> None:
@@ -269,13 +271,11 @@ def _claim(listen: Endpoint) -> None:
         try:
             probe.bind((listen.host, listen.port))
         except OSError as error:
-            if error.errno != errno.EADDRINUSE:
-                raise
-            raise OSError(
-                errno.EADDRINUSE,
-                f"Port {listen.port} on {listen.host} is taken by another program. "
-                "Stop that one, or choose another port with --port.",
-            ) from None
+            if error.errno == errno.EADDRINUSE:
+                why = f"Port {listen.port} on {listen.host} is taken by another program. Stop that one, or"
+            else:
+                why = f"Nobody can listen on {listen} ({error.strerror}):"
+            raise OSError(error.errno, f"{why} choose another port with --port.") from None
 
 
 def _last_line(path: Path) -> str:
