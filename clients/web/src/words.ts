@@ -50,7 +50,7 @@ const en = {
   tryAsking: "Try asking",
   examples: ["What are these documents about?", "Which dates and deadlines are mentioned?", "What can you do for me?"],
   exampleAbout: (name: string) => `What does “${name}” say?`,
-  youHave: (n: number) => (n === 1 ? "1 document is ready to be asked." : `${n} documents are ready to be asked.`),
+  youHave: "Your documents are ready to be asked.",
 
   question: "Your question",
   placeholder: "Ask about your documents…",
@@ -241,7 +241,7 @@ const zh: Words = {
   tryAsking: "试着问问",
   examples: ["这些文档主要讲了什么？", "文档中提到了哪些日期和期限？", "你能帮我做什么？"],
   exampleAbout: (name) => `“${name}”讲了什么？`,
-  youHave: (n) => `已有 ${n} 份文档可供提问。`,
+  youHave: "您的文档已经可以提问了。",
 
   question: "您的问题",
   placeholder: "就您的文档提问…",

@@ -43,7 +43,7 @@ test("chosen files are stored, prepared and said to be ready; a bad one is named
   await page.getByText("Ready: ask about it").waitFor();
   assert.deepEqual([...mesh.datasets.keys()], ["documents"]);
   assert.deepEqual(mesh.calls, ["BuildIndex documents"]);
-  await page.getByText("1 document is ready to be asked.").waitFor();
+  await page.getByText("Your documents are ready to be asked.").waitFor();
   await page.getByRole("button", { name: "What does “手册.txt” say?" }).waitFor();
   await choose("Add files", file("手册.txt", "二十五天"));
   await page.getByText("Already there").waitFor();

@@ -205,7 +205,7 @@ export class FakeMesh {
             name: one.name || datasetId,
             status: one.status,
             documents: one.documents.length,
-            chunks: one.documents.length * 12,
+            chunks: one.documents.filter((document) => document.status === "indexed").length * 12,
           })),
         };
       },

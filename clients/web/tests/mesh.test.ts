@@ -61,8 +61,6 @@ after(async () => {
   await page.goto(`${url}/#/documents/documents`);
   for (const name of ["Quillon.pdf", "青禾.md", "broken.pdf"]) {
     const button = page.getByRole("button", { name: `Delete “${name}”` });
-    await page.getByText("Quillon.pdf").or(page.getByText("青禾.md")).or(page.getByText("empty")).first().waitFor();
-    if ((await button.count()) === 0) continue;
     await button.click();
     await page.getByRole("dialog").getByRole("button", { name: "Delete" }).click();
     await button.waitFor({ state: "detached" });
@@ -124,9 +122,9 @@ test("a cut stream is taken up again from the mesh without a word twice", { skip
 
 test("a reload right after the question loses nothing", { skip }, async () => {
   const page = await visit();
+  const begun = page.waitForResponse("**/weft.v1.ChatService/StreamChat");
   await send(page, "Where is the Quillon telescope?");
-  await page.locator("article").waitFor();
-  await page.waitForResponse("**/weft.v1.ChatService/StreamChat");
+  await begun;
   await page.reload();
   await rated(page).waitFor();
   assert.match((await answer(page).textContent()) ?? "", /Alder/);

@@ -7,16 +7,25 @@ import { pickFiles } from "./pick";
 
 export function Welcome() {
   const t = words.value;
-  const count = datasets.value?.reduce((sum, dataset) => sum + (dataset.documents ?? 0), 0) ?? 0;
+  const ready = datasets.value?.some((dataset) => (dataset.chunks ?? 0) > 0) ?? false;
   return (
     <div class="mx-auto flex min-h-full max-w-3xl flex-col justify-center px-4 py-10 sm:px-6">
       <Mark class="size-11" />
       <h1 class="mt-6 text-3xl leading-tight font-semibold tracking-tight text-balance sm:text-4xl">{t.welcome}</h1>
       <p class="mt-3 max-w-xl text-lg leading-relaxed text-soft">{t.welcomeText}</p>
-      {count === 0 ? <DropCard /> : <p class="mt-6 flex items-center gap-2 text-accent"><Icon name="check" />{t.youHave(count)}</p>}
+      {ready ? <Ready /> : <DropCard />}
       <Examples />
-      {count === 0 && <Steps />}
+      {!ready && <Steps />}
     </div>
+  );
+}
+
+function Ready() {
+  return (
+    <p class="mt-6 flex items-center gap-2 text-accent">
+      <Icon name="check" />
+      {words.value.youHave}
+    </p>
   );
 }
 
@@ -40,8 +49,10 @@ function DropCard() {
 
 function Examples() {
   const t = words.value;
-  const names = Object.values(documents.value).flatMap((list) => list.items.map((one) => one.name));
-  const about = names.slice(-2).reverse().map(t.exampleAbout);
+  const indexed = Object.values(documents.value).flatMap((list) => list.items.filter((one) => one.status === "indexed"));
+  const about = indexed
+    .map((one) => one.name)
+   .slice(-2).reverse().map(t.exampleAbout);
   const questions = [...about, ...t.examples].slice(0, 3);
   return (
     <section class="mt-8">
