@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class RepeatStripper:
-    """Takes the pieces a model writes after `prefix` and leaves out `prefix` if the model writes it once more.
+    """Takes the pieces a model writes after `prefix`; leaves out `prefix` if the model writes it once more.
 
     Pieces are held back only as long as they could still be that repetition.
     """

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from weft.v1.common_pb2 import Message, Reference
 from weft.v1.models_pb2 import GenerateRequest
@@ -52,8 +52,10 @@ class EvalSet:
 
 @dataclass(frozen=True, slots=True)
 class AnswersReport:
-    """Shares, 0 to 1. `answered`: of the answerable. `declined`: of the others. `auc`: how well the model's own
-    score tells the two apart; None where it has none. `contained`: answers to the answerable that hold a gold answer."""
+    """Shares, 0 to 1. `answered`: of the answerable. `declined`: of the others. `contained`: answers to the
+    answerable that hold a gold answer. `auc`: how well the model's own score tells the two apart; None where
+    it has none.
+    """
 
     language: str
     questions: int
@@ -64,7 +66,8 @@ class AnswersReport:
 
     def __str__(self) -> str:
         lines = [
-            f"{self.questions} questions, {self.language}, each with and without the documents that hold its answer",
+            f"{self.questions} questions, {self.language}, each with and without the documents that "
+            f"hold its answer",
             f"answered, of the answerable:            {self.answered:7.1%}",
             f"said to be unanswered, of the others:   {self.declined:7.1%}",
             f"answers that hold the expected words:   {self.contained:7.1%}",
@@ -77,7 +80,8 @@ class AnswersReport:
 def load_set(path: Path) -> EvalSet:
     """Reads CMRC or SQuAD, HotpotQA or MuSiQue, told apart by their form.
 
-    HotpotQA's documents are in `NAME_corpus.json` beside `NAME.json`, as MuSiQue's are. ValueError where the file is none of these.
+    HotpotQA's documents are in `NAME_corpus.json` beside `NAME.json`, as MuSiQue's are. ValueError where the
+    file is none of these.
     """
     content: Any = json.loads(path.read_text("utf-8"))
     if isinstance(content, dict) and isinstance(content.get("data"), list):
@@ -90,7 +94,8 @@ def load_set(path: Path) -> EvalSet:
         if "paragraphs" in content[0]:
             return _musique(content, corpus)
     raise ValueError(
-        f"{path.name} is no set of questions that can be read: give a CMRC or SQuAD file, or a HotpotQA or MuSiQue "
+        f"{path.name} is no set of questions that can be read: give a CMRC or SQuAD file, or a "
+        f"HotpotQA or MuSiQue "
         f"file with {beside.name} beside it."
     )
 
@@ -129,45 +134,67 @@ def _musique(questions: list[Any], corpus: list[Any]) -> EvalSet:
     return EvalSet(documents, cases)
 
 
+@runtime_checkable
+class Judge(Protocol):
+    """A model that tells how sure it is that the passages hold the answer; larger is surer."""
+
+    async def answerability(self, request: GenerateRequest) -> float: ...
+
+
 async def evaluate_answers(path: Path, search: Search, model: LanguageModel) -> AnswersReport:
     """Asks every question of the set in `path` twice and counts."""
     cases = load_set(path).cases
     limit = asyncio.Semaphore(_AT_ONCE)
 
-    async def ask(case: Case, exclude: Collection[str]) -> tuple[str, bool]:
+    async def ask(case: Case, exclude: Collection[str]) -> tuple[str, bool, float]:
         async with limit:
-            return await answer(case.question, await search(case.question, exclude), model)
+            request = grounded_request(case.question, await search(case.question, exclude))
+            text, answered = await answer(request, model)
+            return text, answered, await model.answerability(request) if isinstance(model, Judge) else 0.0
 
     async with asyncio.TaskGroup() as group:
-        answerable = [group.create_task(ask(case, ())) for case in cases]
-        others = [group.create_task(ask(case, case.gold)) for case in cases]
+        asked = [group.create_task(ask(case, ())) for case in cases]
+        asked_in_vain = [group.create_task(ask(case, case.gold)) for case in cases]
+    with_gold = [task.result() for task in asked]
+    without = [task.result() for task in asked_in_vain]
     hits = [
-        said and any(_folded(gold) in _folded(text) for gold in case.answers)
-        for case, (text, said) in zip(cases, (task.result() for task in answerable), strict=True)
+        answered and any(_folded(gold) in _folded(text) for gold in case.answers)
+        for case, (text, answered, _) in zip(cases, with_gold, strict=True)
     ]
+    scores = [score for *_, score in with_gold], [score for *_, score in without]
     return AnswersReport(
         language="Chinese" if is_chinese("".join(case.question for case in cases)) else "English",
         questions=len(cases),
-        answered=_share([task.result()[1] for task in answerable]),
-        declined=_share([not task.result()[1] for task in others]),
+        answered=_share([answered for _, answered, _ in with_gold]),
+        declined=_share([not answered for _, answered, _ in without]),
         contained=_share(hits),
-        auc=None,
+        auc=_area(*scores) if isinstance(model, Judge) else None,
     )
 
 
-async def answer(question: str, passages: Sequence[Reference], model: LanguageModel) -> tuple[str, bool]:
-    """The model's text, and whether it says that it is an answer."""
+def grounded_request(question: str, passages: Sequence[Reference]) -> GenerateRequest:
+    """The question with the passages, numbered from 1."""
     request = GenerateRequest(messages=[Message(role="user", content=question)], grounded=True)
     for number, passage in enumerate(passages, 1):
         request.passages.append(passage)
         request.passages[-1].id = number
-    text = ""
-    reason = ""
+    return request
+
+
+async def answer(request: GenerateRequest, model: LanguageModel) -> tuple[str, bool]:
+    """The model's text, and whether it says that it is an answer."""
+    text = reason = ""
     async with aclosing(model.generate(request)) as events:
         async for event in events:
             text += event.content
             reason = event.finish_reason or reason
     return text, reason != "no_answer"
+
+
+def _area(positive: Sequence[float], negative: Sequence[float]) -> float:
+    """Area under the ROC curve: how often a positive score is above a negative one, ties half."""
+    above = sum((yes > no) + (yes == no) / 2 for yes in positive for no in negative)
+    return above / (len(positive) * len(negative))
 
 
 def _folded(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Language models behind any endpoint that speaks OpenAI's chat completions: OpenAI, Ark, Qwen, vLLM, Ollama."""
+"""Language models behind any endpoint that speaks OpenAI's chat completions (Ark, Qwen, vLLM, Ollama …)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _ADAPTABLE = ("max_tokens", "temperature", "stream_options")
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One configured model: `model` is its name at `base_url` ("https://host/v1"), `model_id` its name here."""
+    """A model: `model` is its name at `base_url` ("https://host/v1"), `model_id` its name here."""
 
     model_id: str
     base_url: str
@@ -41,9 +41,9 @@ class OpenAICompatible:
     """A `LanguageModel` at an endpoint.
 
     Nothing is retried here: the caller knows its deadline, and errors carry when to try again. Only where
-    the endpoint names a parameter that it does not know, the request is sent again without it, and so are all later ones.
-    `usage` is what the endpoint counted, and empty where it does not say. `prefix` is sent as the
-    assistant's last message with vLLM's `continue_final_message`.
+    the endpoint names a parameter that it does not know, this and all later requests go without it. `usage`
+    is what the endpoint counted, and empty where it does not say. `prefix` is sent as the assistant's last
+    message with vLLM's `continue_final_message`.
     """
 
     provider = "openai"
@@ -56,7 +56,8 @@ class OpenAICompatible:
         first_token_timeout_s: float = 60.0,
         idle_timeout_s: float = 30.0,
     ) -> None:
-        """The first piece must come within `first_token_timeout_s`, each later one within `idle_timeout_s`."""
+        """The first piece must come within `first_token_timeout_s`, later ones within "
+        "`idle_timeout_s` each."""
         self.model_id = endpoint.model_id
         self.can_continue = endpoint.can_continue
         self._endpoint = endpoint

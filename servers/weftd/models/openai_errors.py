@@ -39,7 +39,7 @@ _BUSY_CODES = (
 def timed_out(model_id: str, waited_s: float) -> WeftError:
     return Unavailable(
         ERROR_REASON_MODEL_TIMEOUT,
-        f"The language model was silent for more than {waited_s:g} seconds. Try again, or choose another model.",
+        f"The language model was silent for over {waited_s:g} seconds. Try again, or choose another model.",
         retry_after_s=1.0,
         metadata={"model_id": model_id},
     )
@@ -84,7 +84,7 @@ def translated(error: Exception, model_id: str, *, begun: bool, connect_timeout_
         headers = error.response.headers if isinstance(error, openai.APIStatusError) else {}
         return ResourceExhausted(
             ERROR_REASON_MODEL_RATE_LIMITED,
-            "The language model's endpoint limits our rate or quota. Try again later, or choose another model.",
+            "The language model's endpoint limits our rate. Try again later, or choose another model.",
             retry_after_s=retry_after_s(headers),
             metadata=metadata,
         )
@@ -117,7 +117,7 @@ def translated(error: Exception, model_id: str, *, begun: bool, connect_timeout_
 
 
 def retry_after_s(headers: Mapping[str, str]) -> float:
-    """Seconds that `Retry-After-Ms` or `Retry-After` (seconds or a date) ask for; 1 without, an hour at most."""
+    """Seconds that `Retry-After-Ms` or `Retry-After` (seconds or a date) ask for: 1 without, 3600 at most."""
     asked = headers.get("retry-after-ms")
     scale = 0.001
     if asked is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 from .markdown import code_block, escape, plain
 from .question import Form, Question
@@ -15,15 +16,17 @@ _PLACES: dict[Form, int] = {"fact": 3, "list": 4, "explain": 3, "overview": 4}
 _RUN: dict[Form, int] = {"fact": 1, "list": 3, "explain": 4, "overview": 2}
 _RUN_CHARACTERS = 600
 _LIST_ITEMS = 12
-_FIRST_OTHERS_SHARE = 0.75
-_NEW_WEIGHT = 0.2
+# Another place is told where it scores nearly as high as the best, or has much of what that one lacks.
+_CLOSE = 0.9
+_USEFUL = 0.5
+_NEW_WEIGHT = 0.25
 _SAME = 0.8
 
 _HESITANT = {True: "文档中最相关的内容：", False: "The closest that the documents say:"}
 NO_ANSWER = {
     True: "文档中没有找到这个问题的答案。可以换个说法再问，或者上传包含相关内容的文档。",
-    False: "The documents do not hold the answer to this question. Put it in other words, or upload a document "
-    "that covers it.",
+    False: "The documents do not hold the answer to this question. Put it in other words, or upload a "
+    "document that covers it.",
 }
 NO_PASSAGES = {
     True: "没有找到可以回答这个问题的文档。请先上传相关文档并建立索引，然后再问我。",
@@ -34,7 +37,7 @@ NO_PASSAGES = {
 def compose(
     question: Question, passages: Sequence[Passage], ranked: Sequence[Ranked], *, hesitant: bool
 ) -> str:
-    """Markdown. `ranked`: as `rank` gives it; with at least one entry. `hesitant`: the answer may be beside the point."""
+    """Markdown. `ranked`: as `rank` gives it, not empty. `hesitant`: the answer may be beside the point."""
     places = [_around(question, passages, unit) for unit in _choose(question, ranked)]
     blocks = [_block(passages, place) for place in _without_repeats(places)]
     as_list = len(blocks) > 2 and all("\n" not in block for block in blocks)
@@ -54,29 +57,34 @@ def _choose(question: Question, ranked: Sequence[Ranked]) -> list[Unit]:
         if len(chosen) == _PLACES[question.form]:
             break
         gain = coverage(question.wanted, covered | entry.unit.words) - coverage(question.wanted, covered)
-        close = entry.score >= _FIRST_OTHERS_SHARE * ranked[0].score
-        if (close or gain >= _NEW_WEIGHT) and not any(_same(entry.unit, unit) for unit in chosen):
+        share = entry.score / ranked[0].score if ranked[0].score > 0 else 1.0
+        if (share >= _CLOSE or (gain >= _NEW_WEIGHT and share >= _USEFUL)) and not any(
+            _same(entry.unit, unit) for unit in chosen
+        ):
             chosen.append(entry.unit)
             covered |= entry.unit.words
     return chosen
 
 
 def _around(question: Question, passages: Sequence[Passage], unit: Unit) -> list[Unit]:
-    """The unit and those after it that belong to it: an explanation goes on, a colon opens a list."""
+    """The unit and what belongs to it: an explanation goes on, a colon opens a list, a list is told whole."""
     units = passages[unit.passage].units
-    run = [unit]
-    size = len(unit.text)
-    most = _RUN[question.form]
-    for following in units[unit.order + 1 :]:
-        opens_list = run[0].text.rstrip().endswith((":", "：")) and following.kind in ("item", "row", "code")
-        most_now = (
-            _LIST_ITEMS if opens_list or (following.kind == run[-1].kind == "item" and most > 1) else most
-        )
+    as_list = question.form == "list" and unit.kind == "item"
+    start = unit.order
+    while as_list and start and units[start - 1].kind == "item":
+        start -= 1
+    run = [units[start]]
+    size = len(run[0].text)
+    opens_list = run[0].text.rstrip().endswith((":", "：")) and run[0].kind == "sentence"
+    for following in units[start + 1 :]:
         size += len(following.text)
-        if following.kind == "heading" or len(run) >= most_now or size > _RUN_CHARACTERS:
+        belongs = following.kind == "sentence" == run[-1].kind and len(run) < _RUN[question.form]
+        if as_list or opens_list:
+            belongs = following.kind in ("item", "row", "code") and len(run) <= _LIST_ITEMS
+        if not belongs or size > _RUN_CHARACTERS:
             break
         run.append(following)
-    return run
+    return run if unit in run else [unit]
 
 
 def _without_repeats(places: Sequence[list[Unit]]) -> Iterator[list[Unit]]:
@@ -100,7 +108,7 @@ def _block(passages: Sequence[Passage], place: Sequence[Unit]) -> str:
     lines: list[str] = []
     sentences = ""
     for unit in place:
-        if unit.kind == "sentence" or len(place) == 1 and unit.kind != "code":
+        if unit.kind == "sentence" or (len(place) == 1 and unit.kind != "code"):
             text = plain(unit.text)
             gap = "" if not sentences or text[:1] > "\u2e7f" else " "
             sentences += gap + (escape(text) if sentences else escape(text, opens_line=True))
@@ -123,6 +131,6 @@ def _block(passages: Sequence[Passage], place: Sequence[Unit]) -> str:
 def _join(lines: Sequence[str]) -> str:
     """Blank lines around all but neighbouring items."""
     text = lines[0]
-    for before, line in zip(lines, lines[1:], strict=False):
+    for before, line in pairwise(lines):
         text += ("\n" if before.startswith("- ") and line.startswith("- ") else "\n\n") + line
     return text

@@ -1,8 +1,8 @@
-"""Do the passages hold the answer? A logistic model over a few measures of how much of the question they hold.
+"""Do the passages hold the answer? A logistic model over a few measures of what they share with the question.
 
-Weights are fitted by `bench/fit_answerable.py`. There is one row for each kind of question: Chinese ones; those with
-names in them, where a passage *about* the name is the best sign; and those without; each with and without an embedder that
-knows the language.
+Weights are fitted by `bench/fit_answerable.py`. There is one row for each kind of question: Chinese ones;
+those with names in them, where a passage *about* the name is the best sign; and those without. The latter two
+with and without an embedder; with one that knows Chinese nothing has been measured yet.
 """
 
 from __future__ import annotations
@@ -15,11 +15,10 @@ from .question import Question
 from .units import Passage, Unit
 from .words import coverage
 
-Profile = Literal["chinese", "chinese_dense", "named", "named_dense", "plain", "plain_dense"]
+Profile = Literal["chinese", "named", "named_dense", "plain", "plain_dense"]
 
 FEATURES: dict[Profile, tuple[str, ...]] = {
     "chinese": ("window", "pairs"),
-    "chinese_dense": ("window", "pairs", "cosine"),
     "named": ("all", "phrases", "subject"),
     "named_dense": ("all", "phrases", "subject", "cosine"),
     "plain": ("window", "all"),
@@ -27,21 +26,23 @@ FEATURES: dict[Profile, tuple[str, ...]] = {
 }
 # One weight for each feature, and the bias last. The answer is given where the sum is 0 or more.
 WEIGHTS: dict[Profile, tuple[float, ...]] = {
-    "chinese": (1.0, 1.0, -1.0),
-    "chinese_dense": (1.0, 1.0, 1.0, -1.5),
-    "named": (1.0, 1.0, 1.0, -1.0),
-    "named_dense": (1.0, 1.0, 1.0, 1.0, -1.0),
-    "plain": (1.0, 1.0, -1.0),
-    "plain_dense": (1.0, 1.0, 1.0, -1.0),
+    "chinese": (9.29, 3.88, -7.33),
+    "named": (5.00, 1.62, 8.24, -4.81),
+    "named_dense": (3.92, 1.46, 6.78, 6.64, -7.60),
+    "plain": (4.17, 4.92, -4.95),
+    "plain_dense": (1.89, 4.60, 9.32, -8.24),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """All 0 to 1. `window`: weight of the question's words in the two neighbouring units that hold most of it, together with their headings.
-    `all`: in all passages together. `phrases`: weight of its names, quotes and numbers that stand in some passage as they are.
-    `subject`: weight of the longest subject of a passage that the question names. `pairs`: share of its pairs of
-    Chinese characters in the passage that holds most."""
+    """What is measured, all 0 to 1.
+
+    `window`: weight of the question's words in the two neighbouring units, with their headings, that hold
+    most of it. `all`: in all passages together. `phrases`: weight of its names, quotes and numbers that stand
+    in some passage as they are. `subject`: weight of the longest subject of a passage that it names. `pairs`:
+    share of its pairs of Chinese characters in the passage that holds most.
+    """
 
     window: float
     all: float
@@ -53,13 +54,13 @@ class Evidence:
 
     def profile(self, cosine: float | None) -> Profile:
         if self.chinese:
-            return "chinese" if cosine is None else "chinese_dense"
+            return "chinese"
         if self.named:
             return "named" if cosine is None else "named_dense"
         return "plain" if cosine is None else "plain_dense"
 
     def features(self, cosine: float | None) -> list[float]:
-        """In the order of `FEATURES`. `cosine`: the largest of the question with a sentence, None without an embedder."""
+        """In the order of `FEATURES`. `cosine`: of the question with its best sentence, None if not known."""
         measures = {name: getattr(self, name) for name in ("window", "all", "phrases", "subject", "pairs")}
         measures["cosine"] = cosine
         return [measures[name] for name in FEATURES[self.profile(cosine)]]

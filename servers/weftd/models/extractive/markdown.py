@@ -3,32 +3,28 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 _BOLD = re.compile(r"(\*\*|__)(?=\S)(.+?)(?<=\S)\1")
 _EMPHASIS = re.compile(r"(?<![\w*\\])([*_])(?=[^\s*_])([^*_]+?)(?<=\S)\1(?![\w*])")
 _STRUCK = re.compile(r"~~(?=\S)(.+?)(?<=\S)~~")
 _LINK = re.compile(r"!?\[([^\[\]]*)\]\((?:[^()\s]|\([^()\s]*\))*(?:\s+\"[^\"]*\")?\)")
-_URL = re.compile(r"https?://[^\s<>，。；、）]+")
+_STRAY = re.compile(r"\*\*|^\s*\*(?=\S)|(?<=\S)\*\s*$")
+_AS_IT_IS = re.compile(r"https?://[^\s<>，。；、）]+|(?<!`)(`+)(?!`).+?(?<!`)\1(?!`)")
 _SPECIAL = re.compile(r"[\\`*\[\]<|~]|(?<!\w)_|_(?!\w)|&(?=#?\w+;)")
 _LINE_START = re.compile(r"^(?:[#>+=-]|\d{1,9}(?=[.)]))")
 _BACKTICKS = re.compile(r"`+")
 
 
 def plain(text: str) -> str:
-    """`text` without the marks of bold, emphasis, links and pictures; their words stay."""
-    text = _LINK.sub(r"\1", text)
-    text = _BOLD.sub(r"\2", text)
-    return _STRUCK.sub(r"\1", _EMPHASIS.sub(r"\2", text))
+    """`text` without the marks of bold, emphasis, links and pictures; their words stay, code as it is."""
+    return _outside(_AS_IT_IS, text, _unmarked)
 
 
 def escape(text: str, *, opens_line: bool = False) -> str:
-    """One line of plain text as Markdown that shows exactly it. Addresses stay as they are: renderers link them."""
-    parts = []
-    end = 0
-    for url in _URL.finditer(text):
-        parts += [_escaped(text[end : url.start()]), url.group().replace("[", "%5B").replace("]", "%5D")]
-        end = url.end()
-    escaped = "".join([*parts, _escaped(text[end:])])
+    """One line as Markdown that shows exactly it. Addresses, which renderers link, and code stay as "
+    "they are."""
+    escaped = _outside(_AS_IT_IS, text, lambda part: _SPECIAL.sub(lambda match: "\\" + match.group(), part))
     if not opens_line:
         return escaped
     return _LINE_START.sub(lambda m: m.group() + "\\" if m.group().isdigit() else "\\" + m.group(), escaped)
@@ -47,5 +43,16 @@ def close_fence(text: str) -> str:
     return f"{text}\n{fences[-1]}" if len(fences) % 2 else text
 
 
-def _escaped(text: str) -> str:
-    return _SPECIAL.sub(lambda match: "\\" + match.group(), text)
+def _unmarked(text: str) -> str:
+    text = _BOLD.sub(r"\2", _LINK.sub(r"\1", text))
+    return _STRAY.sub("", _STRUCK.sub(r"\1", _EMPHASIS.sub(r"\2", text)))
+
+
+def _outside(kept: re.Pattern[str], text: str, change: Callable[[str], str]) -> str:
+    """`text` with `change` made to all that `kept` does not match."""
+    parts = []
+    end = 0
+    for match in kept.finditer(text):
+        parts += [change(text[end : match.start()]), match.group()]
+        end = match.end()
+    return "".join([*parts, change(text[end:])])

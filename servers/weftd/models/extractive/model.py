@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import dataclass
@@ -81,14 +82,25 @@ class ExtractiveModel:
         usage = await asyncio.to_thread(_usage, request, text)
         yield GenerateEvent(type="done", usage=usage, finish_reason=answer.finish_reason)
 
+    async def answerability(self, request: GenerateRequest) -> float:
+        """Log-odds, against the threshold, that the passages hold the answer; infinite where it is "
+        "certain."""
+        draft = await asyncio.to_thread(_draft, request)
+        if isinstance(draft, _Answer):
+            return -math.inf if draft.finish_reason == "no_answer" else math.inf
+        return _score(draft, await self._cosines(request, draft))
+
     async def _answer(self, request: GenerateRequest) -> _Answer:
         draft = await asyncio.to_thread(_draft, request)
         if isinstance(draft, _Answer):
             return draft
-        cosines: Cosines = {}
-        if self._embedder is not None and self._embedder.supports(draft.question.text):
-            cosines = await shortlist_cosines(self._embedder, draft.question, request.passages, draft.ranked)
+        cosines = await self._cosines(request, draft)
         return await asyncio.to_thread(_finish, request, draft, cosines)
+
+    async def _cosines(self, request: GenerateRequest, draft: _Draft) -> Cosines:
+        if self._embedder is None or not self._embedder.supports(draft.question.text):
+            return {}
+        return await shortlist_cosines(self._embedder, draft.question, request.passages, draft.ranked)
 
 
 async def shortlist_cosines(
@@ -118,12 +130,16 @@ def _draft(request: GenerateRequest) -> _Draft | _Answer:
 
 def _finish(request: GenerateRequest, draft: _Draft, cosines: Cosines) -> _Answer:
     question = draft.question
-    score = draft.evidence.score(max(cosines.values()) if cosines else None)
+    score = _score(draft, cosines)
     if score < 0 and question.form != "overview":
         return _limited(request, _Answer(NO_ANSWER[question.chinese], "no_answer"))
     ranked = rank(question, draft.passages, cosines) if cosines else draft.ranked
     hesitant = score < _SURE and question.form != "overview"
     return _limited(request, _Answer(compose(question, draft.passages, ranked, hesitant=hesitant), "stop"))
+
+
+def _score(draft: _Draft, cosines: Cosines) -> float:
+    return draft.evidence.score(max(cosines.values()) if cosines else None)
 
 
 def _readable(passages: Sequence[Reference]) -> Iterator[Reference]:

@@ -26,23 +26,27 @@ _MAX_EARLIER_ANSWER_CHARACTERS = 300
 _FEW_WORDS = 3
 
 _NAMES = re.compile(
-    r"\b[A-Z][\w'&.-]*(?:\s+(?:(?:of|the|and|de|la|for|in|on|&)\s+)*[A-Z0-9][\w'&.-]*)*|[\"“][^\"”]+[\"”]|\b\d[\w,.–-]*"
+    r"\b[A-Z][\w'’&.-]*(?:\s+(?:(?:of|the|and|de|la|for|in|on|&)\s+)*[A-Z0-9][\w'’&.-]*)*"
+    r"|[\"“][^\"”]+[\"”]|\b\d[\w,.–-]*"
 )
 _LEANS = re.compile(
-    r"(?:它|他|她|其(?!他)|该|这个|那个|这些|那些|这里|那里|此)|\b(?:it|its|they|them|their|he|him|his|she|her|this|that|these|those|there)\b",
+    r"它|他|她|其(?!他)|该|这个|那个|这些|那些|这里|那里|此"
+    r"|\b(?:it|its|they|them|their|he|him|his|she|her|this|that|these|those|there)\b",
     re.IGNORECASE,
 )
 _GOES_ON = re.compile(
-    r"^\W*(?:and|but|so|also|what about|how about|那么?|还有|以及|另外|然后)|(?:呢)\W*$", re.IGNORECASE
+    r"^\W*(?:and|but|so|also|what about|how about|那么?|还有|以及|另外|然后)|呢\W*$", re.IGNORECASE
 )
 _OVERVIEW = re.compile(
-    r"(?:总结|概括|概述|归纳).{0,6}(?:文档|文件|资料|内容|文章|报告|全文)|(?:文档|文件|资料|文章|报告)(?:主要)?(?:讲|说|写|是关于|的?(?:主要)?内容)"
+    r"(?:总结|概括|概述|归纳).{0,6}(?:文档|文件|资料|内容|文章|报告|全文)"
+    r"|(?:文档|文件|资料|文章|报告)(?:主要)?(?:讲|说|写|是关于|的?(?:主要)?内容)"
     r"|\bsummar\w+\s+(?:of\s+)?(?:the|this|these|my|all)?\s*(?:document|file|text|article|report|content)"
     r"|\bwhat\b.{0,12}\b(?:document|file|text|article|report)s?\b.{0,8}\b(?:about|say|contain)",
     re.IGNORECASE,
 )
 _EXPLAIN = re.compile(
-    r"介绍|解释|讲讲|说说|谈谈|描述|说明一?下|概述|总结|什么是|是什么(?:意思|东西)?\W*$|指的?是?什么|为什么|为何|怎么|怎样|如何|原理"
+    r"介绍|解释|讲讲|说说|谈谈|描述|说明一?下|概述|总结|什么是|是什么(?:意思|东西)?\W*$|指的?是?什么"
+    r"|为什么|为何|怎么|怎样|如何|原理"
     r"|\b(?:explain|describe|introduce|overview|summar\w+|tell me about|how does|how do|how to|how can|why)\b"
     r"|^\W*what(?:'s| is| are)(?: an?| the)?(?: \w+){1,3}\W*$",
     re.IGNORECASE,
@@ -52,11 +56,16 @@ _LIST = re.compile(
     re.IGNORECASE,
 )
 
-_NUMBER = r"\d|[零一二两三四五六七八九十百千万亿]+|\b(?:one|two|three|four|five|six|seven|eight|nine|ten|hundred|thousand|million|billion)\b"
+_NUMBER = (
+    r"\d|[零一二两三四五六七八九十百千万亿]+"
+    r"|\b(?:one|two|three|four|five|six|seven|eight|nine|ten|hundred|thousand|million|billion)\b"
+)
 _ASKED_FOR = (
     (
-        r"何时|什么时候|哪一?年|哪天|哪一天|年份|时间|\bwhen\b|\b(?:what|which) (?:year|date|day|month|century|decade)\b",
-        r"\d{3,4}|\d+\s*[年月日世]|[一二三四五六七八九十]+[年月]|\b(?:January|February|March|April|May|June|July|August|September"
+        r"何时|什么时候|哪一?年|哪天|哪一天|年份|时间|\bwhen\b|\b(?:what|which) (?:year|date|day|month"
+        r"|century|decade)\b",
+        r"\d{3,4}|\d+\s*[年月日世]|[一二三四五六七八九十]+[年月]|\b(?:January|February|March|April|May"
+        r"|June|July|August|September"
         r"|October|November|December|century|[Mm]onday|[Ff]riday|today|yesterday)\b",
     ),
     (r"多少|几[个位名次种年月天岁人]|\bhow (?:many|much|old|tall|long|far|big|large|high|often)\b", _NUMBER),
@@ -67,7 +76,8 @@ _ASKED_FOR = (
     ),
     (
         r"为什么|为何|原因|\bwhy\b",
-        r"因|由于|为了|以便|导致|使得|\b(?:because|due to|since|so that|in order|as a result|reason|therefore)\b",
+        r"因|由于|为了|以便|导致|使得|\b(?:because|due to|since|so that|in order|as a result|reason"
+        r"|therefore)\b",
     ),
 )
 
@@ -89,7 +99,8 @@ class Question:
 
 
 def read_question(messages: Sequence[Message]) -> Question:
-    """The last message; where it leans on earlier ones ("and who founded it?"), their words count a little."""
+    """The last message; where it leans on earlier ones ("and who founded it?"), their words count a "
+    "little."""
     text = without_greeting(messages[-1].content[-_MAX_CHARACTERS:])
     own = weights(text)
     wanted = dict(own)
@@ -126,12 +137,15 @@ def _form(text: str) -> Form:
 
 
 def _phrases(text: str) -> tuple[tuple[str, ...], ...]:
-    """Names, quoted words and numbers; the capital that opens a sentence alone makes no name of a silent word."""
+    """Names, quoted words and numbers; the capital that opens a sentence alone makes no name of a "
+    "silent word."""
     found: list[tuple[str, ...]] = []
     for match in _NAMES.finditer(text):
         tokens = search_tokens(match.group())
         while tokens and is_silent(tokens[0]):
             tokens = tokens[1:]
+        while tokens and is_silent(tokens[-1]):  # the "s" of a genitive
+            tokens = tokens[:-1]
         if tokens and any(weight(token) for token in tokens):
             found.append(tuple(stem(token) for token in tokens))
     return tuple(dict.fromkeys(found))

@@ -11,6 +11,8 @@ from .units import Passage, Unit
 from .words import coverage
 
 _CONTEXT_SHARE = 0.6
+_LIST_CONTEXT_SHARE = 0.9  # "advantages" is the heading, not in the items
+_LIST_BONUS = 0.2
 _BEFORE_SHARE = 0.3
 _SHAPE_BONUS = 0.15
 _DEFINITION_BONUS = 0.25
@@ -50,11 +52,14 @@ def _score(question: Question, passages: Sequence[Passage], unit: Unit, cosines:
     with_context = coverage(question.wanted, unit.words | unit.context)
     before = units[unit.order - 1].words if unit.order else frozenset()
     with_before = coverage(question.wanted, unit.words | unit.context | before)
-    score = own + _CONTEXT_SHARE * (with_context - own) + _BEFORE_SHARE * (with_before - with_context)
+    share = _LIST_CONTEXT_SHARE if question.form == "list" else _CONTEXT_SHARE
+    score = own + share * (with_context - own) + _BEFORE_SHARE * (with_before - with_context)
     score += _COSINE_SHARE * cosines.get((unit.passage, unit.order), 0.0)
     score += _RANK_SHARE * (1 - unit.passage / len(passages))
     if question.shape is not None and own + with_context > 0 and _has_shape(question, unit):
         score += _SHAPE_BONUS
+    if question.form == "list" and unit.kind in ("item", "row"):
+        score += _LIST_BONUS
     if question.form == "explain" and _defines(question, unit):
         score += _DEFINITION_BONUS
     if unit.kind == "sentence" and len(unit.words) <= _SHORT_WORDS:

@@ -26,9 +26,8 @@ _TABLE_LINE = re.compile(r"^\s*\|.*\|\s*$")
 _TABLE_RULE = re.compile(r"^[\s|:-]+$")
 _EMPTY = ("", "NaN")  # what spreadsheets' empty cells become
 _CELL_BORDER = re.compile(r"(?<!\\)\|")
-_BROKEN_LINE = re.compile(
-    r"(?<=[\u3000-\u303f\u3400-\u9fff\uff00-\uffef])\s*\n\s*(?=[\u3000-\u303f\u3400-\u9fff\uff00-\uffef])"
-)
+_WIDE = r"[\u3000-\u303f\u3400-\u9fff\uff00-\uffef]"
+_BROKEN_LINE = re.compile(rf"(?<={_WIDE})\s*\n\s*(?={_WIDE})")
 _CLAUSE = re.compile(r"(?<=[，；、,;])(?!\d)")
 _LEAD = re.compile(r"^\W*(.{2,60}?)(?:\s+(?:is|was|are|were|refers)\b|,|\s\()")
 _IN_PARENTHESES = re.compile(r"\(.*?\)|（.*?）")
@@ -49,8 +48,10 @@ class Unit:
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """`subjects`: the words of the file name, the heading, and what the first sentence speaks of.
-    `stem_text`: all words with single spaces around them, to look phrases up in. `folded`: the text to compare."""
+    """`subjects`: the words of the file name, of the heading, and of what the first sentence speaks of.
+    `stem_text`: all words with single spaces around them, to look phrases up in. `folded`: all characters, to
+    look pairs of them up in.
+    """
 
     number: int
     units: tuple[Unit, ...]
@@ -138,7 +139,8 @@ def _blocks(content: str) -> Iterator[tuple[str, list[str]]]:
 
 
 def _rows(lines: list[str]) -> Iterator[str]:
-    """Each row of a Markdown table as "column: cell; column: cell", or its cells alone where there is no header."""
+    """Each row of a Markdown table as "column: cell; column: cell", or its cells alone where there "
+    "is no header."""
     cells = [[cell.strip() for cell in _CELL_BORDER.split(line.strip()[1:-1])] for line in lines]
     ruled = len(lines) > 1 and bool(_TABLE_RULE.match(lines[1]))
     header = ["" if name.startswith("Unnamed:") else name for name in cells[0]] if ruled else []
