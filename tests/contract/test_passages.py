@@ -224,7 +224,7 @@ async def test_lance_takes_deleted_bytes_off_the_disk(tmp_path: Path, tenant: st
     assert _on_disk(tmp_path, b"xsecretx")
     await store.compact(tenant)
     await store.delete(tenant, "ds", ["gone"])
-    await store.compact(tenant)
+    await store.compact(tenant, erase=True)
     assert not _on_disk(tmp_path, b"xsecretx")
     assert await store.count(Scope(tenant)) == 500
     assert await matched(store, Scope(tenant), "ordinary 17", limit=1) == [("kept", 17)]
@@ -240,7 +240,7 @@ async def test_lance_reads_while_it_is_written_and_compacted(tmp_path: Path, ten
         for number in range(5):
             await put(writer, tenant, passage(f"d{number}", 0, "coming and going"))
             await writer.delete(tenant, "ds", [f"d{number}"])
-            await writer.compact(tenant)
+            await writer.compact(tenant, erase=True)
 
     writing = asyncio.create_task(write())
     while not writing.done():

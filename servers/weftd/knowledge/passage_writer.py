@@ -44,6 +44,6 @@ class PassageWriter:
                 if await store.count(Scope(tenant, (dataset_id,), some)):
                     await store.delete(tenant, dataset_id, some)
 
-    async def compact(self, tenant: str) -> None:
+    async def compact(self, tenant: str, *, erase: bool = False) -> None:
         for store in self._stores:
-            await store.compact(tenant)
+            await store.compact(tenant, erase=erase)

@@ -35,7 +35,7 @@ class PurgeSteps:
         async with self._passages.alone():
             ids = [document_id for document_id, _ in purge.documents]
             await self._passages.delete(purge.tenant, purge.dataset_id, ids)
-            await self._passages.compact(purge.tenant)
+            await self._passages.compact(purge.tenant, erase=True)
 
     async def references(self, purge_id: str) -> None:
         """Takes what answers quote out of the conversations."""

@@ -115,9 +115,9 @@ class LancePassages:
         ]
         return sum(count or 0 for count in counts)
 
-    async def compact(self, tenant: str) -> None:
+    async def compact(self, tenant: str, *, erase: bool = False) -> None:
         for name in await self._names(tenant):
-            await self._on_table(name, _compact)
+            await self._on_table(name, partial(_compact, erase=erase))
 
     async def ping(self) -> None:
         await self._retried(lambda: self._connection.list_tables(limit=1))
@@ -183,18 +183,15 @@ class LancePassages:
         raise AssertionError("unreachable")
 
 
-async def _compact(table: Any) -> None:
-    await table.optimize(cleanup_older_than=_VERSIONS_KEPT)
-    stats = await table.stats()
-    fragments = stats["fragment_stats"]
-    # LanceDB itself leaves a few deleted rows in their files. Lengths count them, `num_rows` does not.
-    if fragments["num_fragments"] * fragments["lengths"]["mean"] != stats["num_rows"]:
+async def _compact(table: Any, *, erase: bool) -> None:
+    indexed = {column for index in await table.list_indices() for column in index.columns}
+    if erase:
+        # LanceDB itself leaves deleted rows in files of which most rows live, and their words in the index.
         await table.update(updates_sql={"ordinal": "ordinal"})  # writes every row anew
         await _index_words(table)
-        await table.optimize(cleanup_older_than=timedelta(0))
-    indexed = {column for index in await table.list_indices() for column in index.columns}
-    if stats["num_rows"] >= _INDEXED_FROM_ROWS and "vector" not in indexed:
-        await table.create_index("vector", config=HnswSq(distance_type="cosine"))
+    if await table.count_rows() >= _INDEXED_FROM_ROWS and (erase or "vector" not in indexed):
+        await table.create_index("vector", config=HnswSq(distance_type="cosine"), replace=True)
+    await table.optimize(cleanup_older_than=timedelta(0) if erase else _VERSIONS_KEPT)
 
 
 async def _index_words(table: Any) -> None:

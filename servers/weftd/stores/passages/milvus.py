@@ -116,7 +116,7 @@ class MilvusPassages:
     async def count(self, scope: Scope) -> int:
         return sum([await self._count(name, scope, "Eventually") for name in await self._names()])
 
-    async def compact(self, tenant: str) -> None:
+    async def compact(self, tenant: str, *, erase: bool = False) -> None:
         """Writes out and merges the segments, of all tenants: they share them."""
         for name in await self._names():
             await self._answer(self._client.flush(name), _WRITE_TIMEOUT_S)

@@ -83,7 +83,7 @@ class PassageStore(Protocol):
     async def delete(self, tenant: str, dataset_id: str, document_ids: Sequence[str] = ()) -> None:
         """Removes the passages of these documents of the dataset, or of all, under every model.
 
-        They are found no more when this returns; `compact` takes their bytes off the disk.
+        They are found no more when this returns; `compact` with `erase` takes their bytes off the disk.
         """
         ...
 
@@ -91,8 +91,12 @@ class PassageStore(Protocol):
         """How many passages the scope holds, under every model."""
         ...
 
-    async def compact(self, tenant: str) -> None:
-        """Takes deleted bytes off the disk and brings the indexes up to date. Call it after a job."""
+    async def compact(self, tenant: str, *, erase: bool = False) -> None:
+        """Brings the indexes up to date; call it after a job.
+
+        `erase` also takes all that was deleted off the disk, out of the indexes too, which costs writing
+        the rest anew.
+        """
         ...
 
     async def ping(self) -> None:
