@@ -133,7 +133,6 @@ async def test_a_deleted_document_leaves_no_byte(knowledge: Knowledge, tmp_path:
         await purged(knowledge)
         assert await references(knowledge) == [kept, kept]
     assert [p.document_id for p in await found(knowledge, "loom")] == [kept] * left.chunks
-    await knowledge.records.close()
     for marker in ("marker zyzzyva", "secret plan xylograph", gone):
         assert holding(tmp_path, marker) == []
 
@@ -153,7 +152,6 @@ async def test_a_deleted_dataset_leaves_no_byte_and_may_be_made_again(
         assert await references(knowledge) == []
         await upload(knowledge, {"a.txt": "New words."}, "again")
         assert (await indexed(knowledge, "again")).status == "ready"
-    await knowledge.records.close()
     assert holding(tmp_path, "zyzzyva") == []
 
 

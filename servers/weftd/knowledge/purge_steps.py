@@ -61,6 +61,7 @@ class PurgeSteps:
         await self._records.write(
             lambda connection: index_jobs.finished_purge(connection, purge_id), durable=True
         )
+        await self._records.read(index_jobs.empty_log)
         log.info("purged", dataset_id=purge.dataset_id, documents=len(purge.documents))
 
     async def _purge(self, purge_id: str) -> Purge | None:

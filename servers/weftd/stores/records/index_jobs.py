@@ -20,6 +20,7 @@ __all__ = [
     "IndexJob",
     "Purge",
     "begin",
+    "empty_log",
     "fail",
     "finished_purge",
     "open_work",
@@ -162,3 +163,9 @@ def finished_purge(connection: sa.Connection, purge_id: str) -> None:
     """Forgets the purge and the documents that were kept for it."""
     connection.execute(sa.delete(documents).where(_d.purge_id == purge_id))
     connection.execute(sa.delete(purges).where(_p.purge_id == purge_id))
+
+
+def empty_log(connection: sa.Connection) -> None:
+    """Takes what was deleted out of SQLite's write-ahead log, where it would stay until it is overwritten."""
+    if connection.dialect.name == "sqlite":
+        connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
