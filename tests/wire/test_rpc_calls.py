@@ -52,6 +52,7 @@ class Models(models_pb2_grpc.ModelServiceServicer):
 
     def __init__(self) -> None:
         self.made = 0
+        self.began = asyncio.Event()
         self.closed = asyncio.Event()
         self.callers: list[caller.Caller] = []
 
@@ -59,6 +60,7 @@ class Models(models_pb2_grpc.ModelServiceServicer):
         self, request: models_pb2.GenerateRequest, context: Any
     ) -> AsyncIterator[models_pb2.GenerateEvent]:
         self.callers.append(caller.current())
+        self.began.set()
         try:
             match request.model_id:
                 case "endless":
@@ -301,8 +303,7 @@ async def test_an_error_in_a_task_group_keeps_its_reason(mesh: Mesh) -> None:
 async def test_a_cancelled_call_closes_its_generator_at_once(mesh: Mesh, model: str) -> None:
     call = mesh.stub.Generate(generate(model), metadata=bearer())
     async with asyncio.timeout(5):
-        while not mesh.models.callers:
-            await asyncio.sleep(0.005)
+        await mesh.models.began.wait()
     call.cancel()
     async with asyncio.timeout(0.5):
         await mesh.models.closed.wait()
