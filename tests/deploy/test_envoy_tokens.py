@@ -15,7 +15,7 @@ import pytest_asyncio
 from joserfc.jwk import OctKey, RSAKey
 from structlog.testing import capture_logs
 
-from tests.deploy.envoy_backend import SECRET, Edge, bearer, running_edge, token, until
+from tests.deploy.envoy_backend import SECRET, Edge, bearer, running_edge, token, until, write_secret
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -28,7 +28,7 @@ PATH = "/api/v1/conversations"
 def write_keys(path: Path, *keys: RSAKey) -> None:
     public = [{**key.as_dict(private=False), "alg": "RS256", "use": "sig"} for key in keys]
     fresh = path.with_suffix(".new")
-    fresh.write_text(json.dumps({"keys": public}))
+    write_secret(fresh, *public)
     fresh.replace(path)
 
 
@@ -144,7 +144,6 @@ async def test_a_token_without_a_tenant_gets_none_from_the_client(edge: Edge) ->
 
 async def test_keys_change_while_a_stream_goes_on(edge: Edge) -> None:
     path = edge.config.jwks_file
-    assert path is not None
     with_second = bearer(token(key=SECOND, alg="RS256", kid="second"))
     with_first = bearer(token(key=FIRST, alg="RS256", kid="first"))
     async with edge.conversation(token(key=FIRST, alg="RS256", kid="first")) as say:
@@ -169,8 +168,6 @@ async def said(logs: list[Any], event: str) -> bool:
 )
 async def test_broken_keys_leave_the_old_ones_in_force(edge: Edge, broken: str | None) -> None:
     path = edge.config.jwks_file
-    assert path is not None
-
     with capture_logs() as logs:
         if broken is None:
             path.unlink()

@@ -43,8 +43,8 @@ class EnvoyConfig:
     `models`) to the gRPC servers that serve it; several may share a server. `edge` is the HTTP server
     with the page and the development token.
 
-    Tokens are signed with one of the keys of `jwks_file` (RFC 7517: `RSA` for RS256, `oct` for HS256) or
-    with `secret` (HS256); one of the two must be there. No other `issuer` or `audience` is accepted.
+    Tokens are signed with one of the keys of `jwks_file` (RFC 7517: `RSA` for RS256, `oct` for HS256). No
+    other `issuer` or `audience` is accepted.
     `allowed_origins` are exact origins ("https://app.example.com") that browsers may call from; the
     page's own needs none.
 
@@ -60,9 +60,8 @@ class EnvoyConfig:
     listen: Endpoint
     services: Mapping[str, tuple[Endpoint, ...]]
     edge: Endpoint
+    jwks_file: Path
     access_log: Path
-    jwks_file: Path | None = None
-    secret: str | None = field(default=None, repr=False)
     issuer: str = "weft"
     audience: str = "weft"
     allowed_origins: tuple[str, ...] = ()

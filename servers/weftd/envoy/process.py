@@ -90,7 +90,7 @@ class EnvoyProcess:
             for own in (self._config.listen, self._config.metrics):
                 if own is not None:
                     await asyncio.to_thread(_claim, own)
-            jwks = await asyncio.to_thread(keys.read, self._config)
+            jwks = await asyncio.to_thread(keys.read, self._config.jwks_file)
             self._rendered = render(self._config, jwks, self._directory, self._admin_socket)
             await asyncio.to_thread(self._config.access_log.parent.mkdir, parents=True, exist_ok=True)
             await asyncio.to_thread(write, self._directory, self._rendered)
@@ -128,7 +128,7 @@ class EnvoyProcess:
             await self._apply(config)
 
     async def _apply(self, config: EnvoyConfig) -> None:
-        jwks = await asyncio.to_thread(keys.read, config)
+        jwks = await asyncio.to_thread(keys.read, config.jwks_file)
         fresh = render(config, jwks, self._directory, self._admin_socket)
         before = self._rendered
         try:
@@ -228,7 +228,7 @@ class EnvoyProcess:
         complaint = ""
         while True:
             try:
-                jwks = await asyncio.to_thread(keys.read, self._config)
+                jwks = await asyncio.to_thread(keys.read, self._config.jwks_file)
                 if jwks != tried and jwks not in self._rendered.blobs.values():
                     tried = jwks
                     await self.update(self._config)
@@ -275,7 +275,7 @@ def _claim(listen: Endpoint) -> None:
                 why = f"Port {listen.port} on {listen.host} is taken by another program. Stop that one, or"
             else:
                 why = f"Nobody can listen on {listen} ({error.strerror}):"
-            raise OSError(error.errno, f"{why} choose another port with --port.") from None
+            raise OSError(error.errno, f"{why} choose another port: WEFT_PORT.") from None
 
 
 def _last_line(path: Path) -> str:
