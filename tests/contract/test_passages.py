@@ -251,5 +251,35 @@ async def test_lance_reads_while_it_is_written_and_compacted(tmp_path: Path, ten
     await reader.close()
 
 
+async def test_lance_finds_the_same_with_an_index_of_vectors(
+    tmp_path: Path, tenant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("weftd.stores.passages.lance._INDEXED_FROM_ROWS", 300)
+    store = await LancePassages.connect(tmp_path)
+    random = np.random.default_rng(1).normal(size=(400, DIM)).astype(np.float32)
+    vectors = random / np.linalg.norm(random, axis=1, keepdims=True)
+    many = [passage(f"d{number // 50}", number, f"text {number}") for number in range(400)]
+    await store.put(tenant, MODEL, many, vectors)
+    await store.compact(tenant)
+    await store.put(tenant, MODEL, [passage("late", 0, "text")], vectors[:1])
+
+    async def nearest(number: int, scope: Scope) -> tuple[str, int]:
+        (hit, *_) = await store.search(scope, MODEL, vectors[number], 10)
+        return hit.passage.document_id, hit.passage.ordinal
+
+    for number in (1, 120, 399):
+        assert await nearest(number, Scope(tenant)) == (f"d{number // 50}", number)
+        assert await nearest(number, Scope(tenant, document_ids=("late",))) == ("late", 0)
+    await store.delete(tenant, "ds", ["d7"])
+    await store.compact(tenant, erase=True)
+    assert await nearest(120, Scope(tenant)) == ("d2", 120)
+    assert (await nearest(399, Scope(tenant)))[0] != "d7"
+    await store.delete(tenant, "ds", ["d2", "d3", "d4"])
+    await store.compact(tenant, erase=True)
+    assert await nearest(1, Scope(tenant)) == ("d0", 1)
+    assert await store.count(Scope(tenant)) == 201
+    await store.close()
+
+
 def _on_disk(directory: Path, secret: bytes) -> bool:
     return any(secret in path.read_bytes() for path in directory.rglob("*") if path.is_file())

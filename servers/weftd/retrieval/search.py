@@ -16,8 +16,8 @@ from weftd.stores.passages.port import DensePassages, Hit, LexicalPassages, Scop
 from weftd.text.tokens import search_tokens
 
 ROUTES = ("dense", "lexical")
-# Passages that each route brings to the fusion, at least: what both rank 50th may be the answer.
-_DEPTH = 100
+# Passages that each route brings to the fusion, at least: what one ranks 30th may be the other's first.
+_DEPTH = 50
 # Words of a query that are looked up, in its order.
 _WORDS = 256
 _ROUTE_TIMEOUT_S = 3.0

@@ -40,8 +40,9 @@ _COLUMNS = (
 )
 _KEY = ["document_id", "ordinal"]
 _OPEN_TABLES = 256
-# An exact search of that many takes about 20 ms; the index then takes 8 (and a second to build).
-_INDEXED_FROM_ROWS = 20_000
+# An exact search of 10,000 rows takes 20 ms of CPU, with the index 7, and 98 of 100 hits are the same.
+_INDEXED_FROM_ROWS = 10_000
+_SEARCH_WIDTH = 200
 # While one process compacts, another may read files that go: it opens the table again.
 _ATTEMPTS = 4
 _VERSIONS_KEPT = timedelta(minutes=10)
@@ -87,7 +88,7 @@ class LancePassages:
         self, scope: Scope, model_id: str, vector: npt.NDArray[np.float32], limit: int
     ) -> list[Hit]:
         async def run(table: Any) -> list[Hit]:
-            query = table.query().nearest_to(vector).distance_type("cosine").limit(limit)
+            query = table.query().nearest_to(vector).distance_type("cosine").ef(_SEARCH_WIDTH).limit(limit)
             return await _hits(query, scope, "_distance", lambda distance: 1.0 - distance)
 
         return await self._on_table(_table_name(scope.tenant, model_id), run) or []
@@ -184,13 +185,16 @@ class LancePassages:
 
 
 async def _compact(table: Any, *, erase: bool) -> None:
-    indexed = {column for index in await table.list_indices() for column in index.columns}
     if erase:
         # LanceDB itself leaves deleted rows in files of which most rows live, and their words in the index.
         await table.update(updates_sql={"ordinal": "ordinal"})  # writes every row anew
         await _index_words(table)
-    if await table.count_rows() >= _INDEXED_FROM_ROWS and (erase or "vector" not in indexed):
-        await table.create_index("vector", config=HnswSq(distance_type="cosine"), replace=True)
+    of_vectors = [index.name for index in await table.list_indices() if index.columns == ["vector"]]
+    if await table.count_rows() >= _INDEXED_FROM_ROWS:
+        if erase or not of_vectors:
+            await table.create_index("vector", config=HnswSq(distance_type="cosine"), replace=True)
+    elif erase and of_vectors:
+        await table.drop_index(of_vectors[0])
     await table.optimize(cleanup_older_than=timedelta(0) if erase else _VERSIONS_KEPT)
 
 
