@@ -18,7 +18,7 @@ _RUN_CHARACTERS = 600
 _LIST_ITEMS = 12
 # Another place is told where it scores nearly as high as the best, or has much of what that one lacks.
 _CLOSE = 0.9
-_USEFUL = 0.5
+_USEFUL = 0.6
 _NEW_WEIGHT = 0.25
 _SAME = 0.8
 

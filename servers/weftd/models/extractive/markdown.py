@@ -10,7 +10,8 @@ _EMPHASIS = re.compile(r"(?<![\w*\\])([*_])(?=[^\s*_])([^*_]+?)(?<=\S)\1(?![\w*]
 _STRUCK = re.compile(r"~~(?=\S)(.+?)(?<=\S)~~")
 _LINK = re.compile(r"!?\[([^\[\]]*)\]\((?:[^()\s]|\([^()\s]*\))*(?:\s+\"[^\"]*\")?\)")
 _STRAY = re.compile(r"\*\*|^\s*\*(?=\S)|(?<=\S)\*\s*$")
-_AS_IT_IS = re.compile(r"https?://[^\s<>，。；、）]+|(?<!`)(`+)(?!`).+?(?<!`)\1(?!`)")
+_CODE = re.compile(r"(?<!`)(`+)(?!`).+?(?<!`)\1(?!`)")
+_AS_IT_IS = re.compile(rf"{_CODE.pattern}|https?://[^\s<>，。；、）]+")
 _SPECIAL = re.compile(r"[\\`*\[\]<|~]|(?<!\w)_|_(?!\w)|&(?=#?\w+;)")
 _LINE_START = re.compile(r"^(?:[#>+=-]|\d{1,9}(?=[.)]))")
 _BACKTICKS = re.compile(r"`+")
@@ -18,7 +19,7 @@ _BACKTICKS = re.compile(r"`+")
 
 def plain(text: str) -> str:
     """`text` without the marks of bold, emphasis, links and pictures; their words stay, code as it is."""
-    return _outside(_AS_IT_IS, text, _unmarked)
+    return _outside(_CODE, text, _unmarked)
 
 
 def escape(text: str, *, opens_line: bool = False) -> str:

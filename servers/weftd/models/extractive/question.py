@@ -19,9 +19,10 @@ from .words import is_silent, stem, stems, weight, weights
 Form = Literal["fact", "list", "explain", "overview"]
 
 _MAX_CHARACTERS = 2000
-_EARLIER_QUESTION_WEIGHT = 0.5
-_EARLIER_ANSWER_WEIGHT = 0.15
-_MAX_EARLIER_ANSWER_CHARACTERS = 300
+# An earlier question's words against those of the answer to it, and all of them against the question's own.
+_EARLIER_ANSWER_WEIGHT = 0.3
+_EARLIER_SHARE = 0.6
+_MAX_EARLIER_CHARACTERS = 300
 # A question that leans on what was said before has few words of its own, or opens with a connective.
 _FEW_WORDS = 3
 
@@ -103,17 +104,14 @@ def read_question(messages: Sequence[Message]) -> Question:
     "little."""
     text = without_greeting(messages[-1].content[-_MAX_CHARACTERS:])
     own = weights(text)
-    wanted = dict(own)
+    wanted = own
     words = set(stems(text))
     earlier = messages[:-1]
     if (len(own) <= _FEW_WORDS and _LEANS.search(text)) or _GOES_ON.search(text) or (own and len(own) <= 1):
-        for role, share in (("assistant", _EARLIER_ANSWER_WEIGHT), ("user", _EARLIER_QUESTION_WEIGHT)):
-            said = next((m.content for m in reversed(earlier) if m.role == role), "")
-            for key, value in weights(said[:_MAX_EARLIER_ANSWER_CHARACTERS]).items():
-                if key not in own:
-                    wanted[key] = max(wanted.get(key, 0.0), share * value)
-            if role == "user":
-                words |= set(stems(said))
+        before = _earlier(earlier)
+        most = _EARLIER_SHARE * sum(own.values()) / (sum(before.values()) or 1) if own else 1.0
+        wanted = {key: value * min(1.0, most) for key, value in before.items()} | own
+        words |= set(before)
     return Question(
         text=text,
         chinese=is_chinese(text),
@@ -126,6 +124,16 @@ def read_question(messages: Sequence[Message]) -> Question:
             (re.compile(shape) for asked, shape in _ASKED_FOR if re.search(asked, text, re.IGNORECASE)), None
         ),
     )
+
+
+def _earlier(messages: Sequence[Message]) -> dict[str, float]:
+    """The words of the last question and answer before this one."""
+    found: dict[str, float] = {}
+    for role, share in (("assistant", _EARLIER_ANSWER_WEIGHT), ("user", 1.0)):
+        said = next((message.content for message in reversed(messages) if message.role == role), "")
+        for key, value in weights(said[:_MAX_EARLIER_CHARACTERS]).items():
+            found[key] = max(found.get(key, 0.0), share * value)
+    return found
 
 
 def _form(text: str) -> Form:

@@ -16,7 +16,7 @@ _GREETING = (
     r"|hi|hello|hey|hiya|howdy|greetings|yo|good (?:morning|afternoon|evening|day|night)"
     r"|how are you(?: doing)?(?: today)?"
     r"|what'?s up|how'?s it going|nice to meet you|are you there)"
-    r"(?:\s*(?:呀|啊|哦|呢|吗|小助手|助手|there|all|everyone|everybody|assistant|bot|weft|again|today))*"
+    r"(?:[\s,，]*(?:呀|啊|哦|呢|吗|小助手|助手|there|all|everyone|everybody|assistant|bot|weft|again|today))*"
 )
 _PATTERNS: tuple[tuple[Talk, str], ...] = (
     ("greeting", rf"(?:{_GREETING}\W*)+"),

@@ -20,7 +20,7 @@ Kind = Literal["sentence", "item", "row", "code", "heading"]
 
 _MAX_UNIT_CHARACTERS = 320
 _FENCE = re.compile(r"^\s*(```+|~~~+)")
-_HEADING = re.compile(r"^\s*#{1,6}\s+(?=\S)")
+_HEADING = re.compile(r"^\s*(#{1,6})\s+(?=\S)")
 _ITEM = re.compile(r"^\s*(?:[-*+•·▪●]|\d{1,3}[.)、]|[（(][一二三四五六七八九十\d]{1,3}[)）])\s*(?=\S)")
 _TABLE_LINE = re.compile(r"^\s*\|.*\|\s*$")
 _TABLE_RULE = re.compile(r"^[\s|:-]+$")
@@ -68,11 +68,14 @@ def take_apart(index: int, reference: Reference) -> Passage:
     )
     above = frozenset(stems(name)) | frozenset(stems(reference.heading))
     units: list[Unit] = []
-    context = above
+    headings: dict[int, frozenset[str]] = {}
     for kind, text in _pieces(reference.content):
+        if mark := _HEADING.match(text) if kind == "heading" else None:
+            level, text = len(mark.group(1)), text[mark.end() :].strip(" #\t")
+            headings = {of: words for of, words in headings.items() if of < level}
+            headings[level] = frozenset(stems(text))
         words = frozenset(stems(text))
-        if kind == "heading":
-            context = above | words
+        context = above.union(*headings.values())
         if words:
             units.append(Unit(index, len(units), kind, text, words, context))
     first = next((unit.text for unit in units if unit.kind == "sentence"), "")
@@ -97,7 +100,7 @@ def _pieces(content: str) -> Iterator[tuple[Kind, str]]:
         elif kind == "table":
             yield from (("row", row) for row in _rows(block))
         elif kind == "heading":
-            yield "heading", _HEADING.sub("", block[0]).strip(" #\t")
+            yield "heading", block[0]
         else:
             text = "\n".join(block)
             item = _ITEM.match(text)

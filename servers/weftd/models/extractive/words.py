@@ -67,8 +67,9 @@ def is_silent(token: str) -> bool:
 
 
 def weight(token: str) -> float:
-    """0 to 1.2: Chinese words by their frequency in jieba's dictionary, others by a short list. Words that only
-    name the kind of an answer ("year", "place") say little.
+    """0 to 1.2: Chinese words by their frequency in jieba's dictionary, others by a short list.
+
+    Words that only name the kind of an answer ("year", "place") say little.
     """
     if is_silent(token):
         return 0.0
