@@ -4,6 +4,7 @@ import { chromium, type Browser, type BrowserContextOptions, type Page } from "p
 const ARGUMENTS = [
   ...["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"],
   ...["--disable-background-networking", "--disable-component-update"],
+  "--host-resolver-rules=MAP weft.example 127.0.0.1", // a host that is not "secure" over plain HTTP
 ];
 
 export function launch(): Promise<Browser> {

@@ -1,4 +1,5 @@
-// The page on a real mesh: WEFT_URL names it. Whoever starts the tests starts the mesh.
+// The page on a real mesh with the extractive model: WEFT_URL names it. Whoever starts the tests starts
+// the mesh.
 import assert from "node:assert/strict";
 import { after, afterEach, before, test } from "node:test";
 

@@ -75,6 +75,24 @@ test("an answer streams in, cites, and opens its passage; the focus comes back",
   assert(await citation.evaluate((element) => element === document.activeElement));
 });
 
+test("passages that the answer does not cite are folded away", async () => {
+  mesh.answer = [{ type: "delta", content: "The documents do not say." }, { type: "refs", references: REFERENCES }, { type: "done" }];
+  const page = await visit();
+  await send(page, "What else?");
+  await page.getByText("2 passages were looked at").click();
+  await page.getByRole("button", { name: "Source 1: Handbook.pdf" }).click();
+  await page.getByRole("dialog").getByText("25 working days.").waitFor();
+  assert.equal(await page.getByRole("alert").count(), 0);
+});
+
+test("a host without TLS does as well", async () => {
+  url = url.replace("127.0.0.1", "weft.example");
+  const page = await visit();
+  await send(page, "Hi");
+  await answer(page).getByText("Hello.").waitFor();
+  assert.equal(await page.getByRole("button", { name: "Copy the answer" }).count(), 0);
+});
+
 test("nothing in an answer or a document becomes a script or leaves the page", async () => {
   const evil =
     "<script>hacked=1</script><img src=x onerror=hacked=1> **ok** [a](javascript:hacked=1) [b](data:text/html,x)\n\n" +

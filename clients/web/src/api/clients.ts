@@ -5,6 +5,7 @@ import { createGrpcWebTransport } from "@connectrpc/connect-web";
 import { ChatService } from "../gen/weft/v1/chat_pb";
 import { KnowledgeService } from "../gen/weft/v1/knowledge_pb";
 import { ModelService } from "../gen/weft/v1/models_pb";
+import { newId } from "./id";
 import { accessToken, refuseToken } from "./token";
 
 export type ChatClient = Client<typeof ChatService>;
@@ -15,7 +16,7 @@ function refused(error: unknown): boolean {
 
 /** Puts token and request id on every call; a unary call is tried again once with a new token. */
 const authorize: Interceptor = (next) => async (request) => {
-  if (!request.header.has("x-request-id")) request.header.set("x-request-id", crypto.randomUUID());
+  if (!request.header.has("x-request-id")) request.header.set("x-request-id", newId());
   const token = await accessToken();
   request.header.set("authorization", `Bearer ${token}`);
   try {

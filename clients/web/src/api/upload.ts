@@ -4,6 +4,7 @@ import { fromJson, type JsonValue } from "@bufbuild/protobuf";
 import { UploadResponseSchema, type UploadedDocument } from "../gen/weft/v1/knowledge_pb";
 import type { Reason } from "../words";
 import type { Failure } from "./failure";
+import { newId } from "./id";
 import { accessToken, refuseToken } from "./token";
 
 export class UploadError extends Error {
@@ -55,7 +56,7 @@ function send(
     const request = new XMLHttpRequest();
     request.open("POST", "/api/v1/knowledge/upload");
     request.setRequestHeader("authorization", `Bearer ${token}`);
-    request.setRequestHeader("x-request-id", crypto.randomUUID());
+    request.setRequestHeader("x-request-id", newId());
     request.upload.onprogress = (event) => event.lengthComputable && progress(event.loaded / event.total);
     request.onload = () => resolve({ status: request.status, body: parse(request.responseText) });
     request.onerror = () => reject(new UploadError({ reason: "LOST", message: "" }));

@@ -134,6 +134,7 @@ function Code({ text }: { text: string }) {
 
 export function CopyButton({ label, text }: { label: string; text: () => string }) {
   const [copied, setCopied] = useState(false);
+  if (!navigator.clipboard) return null; // missing where the page comes over plain HTTP
   const copy = async () => {
     await navigator.clipboard.writeText(text());
     setCopied(true);

@@ -63,6 +63,19 @@ export function safeAddress(token: Token): string | null {
   return SAFE_ADDRESS.test(address) ? address : null;
 }
 
+/** The numbers that the source cites. */
+export function cited(source: string): Set<number> {
+  const found = new Set<number>();
+  const look = (nodes: readonly Node[]): void => {
+    for (const { token, children } of nodes) {
+      if (token.type === "citation") found.add(Number(token.content));
+      look(children);
+    }
+  };
+  for (const block of parse(source)) look(block.nodes);
+  return found;
+}
+
 /** The words alone, for a screen reader. */
 export function plainText(source: string): string {
   return parse(source)

@@ -6,6 +6,7 @@ import { signal, type Signal } from "@preact/signals";
 
 import { chat } from "../api/clients";
 import { failureOf, type Failure } from "../api/failure";
+import { newId } from "../api/id";
 import { StreamChatRequestSchema, type StoredMessage } from "../gen/weft/v1/chat_pb";
 import { hideConversation, refreshConversations, showConversation } from "./conversations";
 import { follow } from "./follow";
@@ -84,11 +85,11 @@ async function storedTurns(conversationId: string): Promise<Turn[]> {
 /** Asks in the conversation that is open, or in a new one. */
 export function ask(question: string): void {
   const here = route.value.view === "chat" ? route.value.id : "";
-  const conversationId = here || `conv_${crypto.randomUUID()}`;
+  const conversationId = here || `conv_${newId()}`;
   if (!here) opened.set(conversationId, { id: conversationId, turns: signal([]), state: signal("ready") });
   const open = conversation(conversationId);
   if (open.turns.value.some((turn) => turn.running)) return;
-  const requestId = crypto.randomUUID();
+  const requestId = newId();
   const request = create(StreamChatRequestSchema, {
     conversationId,
     requestId,

@@ -3,6 +3,7 @@ import { ConnectError } from "@connectrpc/connect";
 
 import { knowledge } from "../api/clients";
 import { failureOf } from "../api/failure";
+import { newId } from "../api/id";
 import { datasets, indexErrors, loadDatasets, loadDocuments, progress } from "./knowledge";
 
 const POLL_MS = 500;
@@ -56,7 +57,7 @@ async function run(datasetId: string, state: { again: boolean }): Promise<string
 async function build(datasetId: string): Promise<void> {
   progress.value = { ...progress.value, [datasetId]: 0 };
   try {
-    await knowledge.buildIndex({ datasetId, indexType: "vector", requestId: crypto.randomUUID() });
+    await knowledge.buildIndex({ datasetId, indexType: "vector", requestId: newId() });
   } catch (error) {
     if (failureOf(error).reason !== "INDEX_RUNNING") throw error;
   }

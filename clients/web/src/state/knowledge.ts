@@ -3,6 +3,7 @@ import { signal } from "@preact/signals";
 
 import { knowledge } from "../api/clients";
 import { failureOf, type Failure } from "../api/failure";
+import { newId } from "../api/id";
 import type { Dataset, Document, IndexError } from "../gen/weft/v1/knowledge_pb";
 import type { Words } from "../words";
 import { keepChosen } from "./search";
@@ -64,7 +65,7 @@ export async function loadDocuments(datasetId: string, more = false): Promise<vo
 }
 
 export async function createDataset(name: string): Promise<string> {
-  const made = await knowledge.createDataset({ name, requestId: crypto.randomUUID() });
+  const made = await knowledge.createDataset({ name, requestId: newId() });
   await loadDatasets();
   return made.datasetId;
 }

@@ -40,7 +40,7 @@ function Answer({ turn, last }: { turn: Turn; last: boolean }) {
         </div>
       )}
       <State turn={turn} last={last} />
-      {!turn.running && references.length > 0 && <SourceList references={references} />}
+      {!turn.running && references.length > 0 && <SourceList text={text} references={references} />}
       {!turn.running && <Degraded turn={turn} />}
       {!turn.running && text && <Actions turn={turn} />}
     </>
@@ -61,6 +61,8 @@ function State({ turn, last }: { turn: Turn; last: boolean }) {
       return null;
     case "cancelled":
       return <p class="mt-3 text-sm text-soft">{turn.request ? t.stopped : t.wasStopped}</p>;
+    case "lost":
+      return <Problem failure={{ reason: "", message: t.lost }} onRetry={again} />;
     default: {
       const said = turn.status.value === "interrupted" ? t.wasCut : t.wasFailed;
       const failure: Failure = turn.failure.value ?? { reason: "", message: said };

@@ -2,6 +2,7 @@
 import { signal } from "@preact/signals";
 
 import type { Reference } from "../gen/weft/v1/common_pb";
+import { cited } from "../markdown/parse";
 import { words } from "../state/settings";
 import { Dialog } from "./dialog";
 import { Icon } from "./icons";
@@ -17,31 +18,56 @@ function place(reference: Reference): string {
   return [page, reference.heading].filter(Boolean).join(" · ");
 }
 
-export function SourceList({ references }: { references: readonly Reference[] }) {
+/** What the text cites is shown; what was only looked at can be unfolded. */
+export function SourceList({ text, references }: { text: string; references: readonly Reference[] }) {
+  const t = words.value;
+  const numbers = cited(text);
+  const named = references.filter((one) => numbers.has(one.id));
+  const others = references.filter((one) => !numbers.has(one.id));
   return (
-    <section class="mt-5">
-      <h3 class="mb-2 text-xs font-semibold tracking-wide text-soft">{words.value.sources}</h3>
-      <ol class="grid gap-2 sm:grid-cols-2">
-        {references.map((one) => (
-          <li key={one.id} class="min-w-0">
-            <button
-              type="button"
-              class="flex w-full items-center gap-2.5 rounded-xl border border-line bg-surface px-3 py-2 text-left transition-colors hover:border-accent"
-              onClick={() => openSource(references, one.id)}
-            >
-              <span class="sr-only">{words.value.source(one.id)}: </span>
-              <span class="cite m-0 translate-y-0" aria-hidden="true">
-                {one.id}
-              </span>
-              <span class="min-w-0 flex-1 text-sm leading-snug">
-                <span class="block truncate font-medium">{one.name}</span>
-                <span class="block truncate text-xs text-soft">{place(one) || "\u00a0"}</span>
-              </span>
-            </button>
-          </li>
-        ))}
-      </ol>
+    <section class="mt-5 space-y-3">
+      {named.length > 0 && (
+        <>
+          <h3 class="mb-2 text-xs font-semibold tracking-wide text-soft">{t.sources}</h3>
+          <Cards shown={named} all={references} />
+        </>
+      )}
+      {others.length > 0 && (
+        <details>
+          <summary class="w-fit rounded-md text-xs text-soft hover:text-ink">
+            {named.length > 0 ? t.alsoRead(others.length) : t.onlyRead(others.length)}
+          </summary>
+          <div class="mt-2">
+            <Cards shown={others} all={references} />
+          </div>
+        </details>
+      )}
     </section>
+  );
+}
+
+function Cards({ shown: list, all }: { shown: readonly Reference[]; all: readonly Reference[] }) {
+  return (
+    <ol class="grid gap-2 sm:grid-cols-2">
+      {list.map((one) => (
+        <li key={one.id} class="min-w-0">
+          <button
+            type="button"
+            class="flex w-full items-center gap-2.5 rounded-xl border border-line bg-surface px-3 py-2 text-left transition-colors hover:border-accent"
+            onClick={() => openSource(all, one.id)}
+          >
+            <span class="sr-only">{words.value.source(one.id)}: </span>
+            <span class="cite m-0 translate-y-0" aria-hidden="true">
+              {one.id}
+            </span>
+            <span class="min-w-0 flex-1 text-sm leading-snug">
+              <span class="block truncate font-medium">{one.name}</span>
+              <span class="block truncate text-xs text-soft">{place(one) || "\u00a0"}</span>
+            </span>
+          </button>
+        </li>
+      ))}
+    </ol>
   );
 }
 

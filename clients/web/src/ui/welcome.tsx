@@ -49,10 +49,9 @@ function DropCard() {
 
 function Examples() {
   const t = words.value;
-  const indexed = Object.values(documents.value).flatMap((list) => list.items.filter((one) => one.status === "indexed"));
-  const about = indexed
-    .map((one) => one.name)
-   .slice(-2).reverse().map(t.exampleAbout);
+  const all = Object.values(documents.value).flatMap((list) => list.items);
+  const names = all.filter((one) => one.status === "indexed").map((one) => one.name);
+  const about = names.slice(-2).reverse().map(t.exampleAbout);
   const questions = [...about, ...t.examples].slice(0, 3);
   return (
     <section class="mt-8">
