@@ -322,14 +322,18 @@ def close_ownerless(
 
     False where someone else took it over or ended it meanwhile.
     """
+    # The owner goes first: it may only seem dead, and must not take this ending for its own commit.
     last_seq = connection.execute(
-        sa.select(turns.c.last_seq).where(turns.c.turn_id == turn_id, turns.c.owner == owner)
+        sa.update(turns)
+        .filter_by(tenant=tenant, turn_id=turn_id, owner=owner, status="running")
+        .values(owner="")
+        .returning(turns.c.last_seq)
     ).scalar()
     if last_seq is None:
         return False
     event.seq = last_seq + 1
     ending = End(status, text_so_far(connection, turn_id), (), now_ms)
-    return end(connection, tenant, turn_id, owner, last_seq, [event], ending)
+    return end(connection, tenant, turn_id, "", last_seq, [event], ending)
 
 
 def withdraw(
