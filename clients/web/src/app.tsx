@@ -42,7 +42,13 @@ export function App() {
       <Sidebar />
       <main id="content" tabIndex={-1} class="flex min-w-0 flex-1 flex-col outline-none" inert={covered()}>
         <header class="flex items-center gap-2 border-b border-line px-2 py-2 md:hidden">
-          <button type="button" class="icon-button size-10" aria-label={t.menu} aria-expanded={drawer.value} onClick={() => (drawer.value = true)}>
+          <button
+            type="button"
+            class="icon-button size-10"
+            aria-label={t.menu}
+            aria-expanded={drawer.value}
+            onClick={() => (drawer.value = true)}
+          >
             <Icon name="menu" />
           </button>
           <p class="min-w-0 flex-1 truncate text-sm font-medium">{title || "Weft"}</p>

@@ -1,39 +1,25 @@
 // Adding, preparing, listing, choosing and deleting documents, against a mesh of the test's own.
 import assert from "node:assert/strict";
-import { after, afterEach, before, beforeEach, test } from "node:test";
+import { beforeEach, test } from "node:test";
 
-import type { Browser, Page } from "playwright-core";
+import type { Page } from "playwright-core";
 
-import { answer, launch, open, send, type Watched } from "./browser";
-import { FakeMesh } from "./fake";
+import { answer, send } from "./browser";
+import { newWorld } from "./setup";
 
-let browser: Browser;
-let mesh: FakeMesh;
-let url: string;
-let view: Watched;
+const world = newWorld();
 let page: Page;
-
-before(async () => {
-  browser = await launch();
-});
-after(() => browser.close());
 beforeEach(async () => {
-  mesh = new FakeMesh();
-  url = await mesh.start();
-  view = await open(browser, url);
-  page = view.page;
-});
-afterEach(async () => {
-  await page.context().close();
-  await mesh.stop();
-  assert.deepEqual(view.faults, []);
-  assert.deepEqual(view.foreign, []);
+  page = await world.visit();
 });
 
 const file = (name: string, text: string) => ({ name, mimeType: "text/plain", buffer: Buffer.from(text) });
 
 async function choose(button: string, ...files: ReturnType<typeof file>[]): Promise<void> {
-  const [chooser] = await Promise.all([page.waitForEvent("filechooser"), page.getByRole("button", { name: button, exact: true }).first().click()]);
+  const [chooser] = await Promise.all([
+    page.waitForEvent("filechooser"),
+    page.getByRole("button", { name: button, exact: true }).first().click(),
+  ]);
   await chooser.setFiles(files);
 }
 
@@ -41,8 +27,8 @@ test("chosen files are stored, prepared and said to be ready; a bad one is named
   await choose("Choose files", file("手册.txt", "二十五天"), file("empty.txt", ""));
   await page.getByText("This file is empty.").waitFor();
   await page.getByText("Ready: ask about it").waitFor();
-  assert.deepEqual([...mesh.datasets.keys()], ["documents"]);
-  assert.deepEqual(mesh.calls, ["BuildIndex documents"]);
+  assert.deepEqual([...world.mesh.datasets.keys()], ["documents"]);
+  assert.deepEqual(world.mesh.calls, ["BuildIndex documents"]);
   await page.getByText("Your documents are ready to be asked.").waitFor();
   await page.getByRole("button", { name: "What does “手册.txt” say?" }).waitFor();
   await choose("Add files", file("手册.txt", "二十五天"));
@@ -76,7 +62,7 @@ test("a collection is made, filled, searched alone, and deleted", async () => {
   await page.getByText("This collection is empty.").waitFor();
   await choose("Add files", file("b.txt", "b"));
   await page.getByRole("listitem").filter({ hasText: "b.txt" }).getByText("Ready", { exact: false }).first().waitFor();
-  assert(mesh.calls.includes("BuildIndex ds_1"));
+  assert(world.mesh.calls.includes("BuildIndex ds_1"));
 
   await page.getByRole("link", { name: "New chat" }).first().click();
   await page.getByRole("button", { name: "Search in: All documents" }).click();
@@ -84,7 +70,7 @@ test("a collection is made, filled, searched alone, and deleted", async () => {
   await page.getByRole("dialog").getByRole("button", { name: "Done" }).click();
   await send(page, "Only there?");
   await answer(page).waitFor();
-  assert.deepEqual([...mesh.turns.values()][0]?.request.datasetIds, ["ds_1"]);
+  assert.deepEqual([...world.mesh.turns.values()][0]?.request.datasetIds, ["ds_1"]);
 
   await page.getByRole("link", { name: "Documents" }).first().click();
   await page.getByRole("button", { name: "Delete the collection “Contracts”" }).click();
@@ -93,7 +79,7 @@ test("a collection is made, filled, searched alone, and deleted", async () => {
   await page.getByRole("link", { name: "New chat" }).first().click();
   await send(page, "Everywhere?");
   await answer(page).waitFor();
-  assert.deepEqual([...mesh.turns.values()][1]?.request.datasetIds, [], "a deleted collection is not searched");
+  assert.deepEqual([...world.mesh.turns.values()][1]?.request.datasetIds, [], "a deleted collection is not searched");
 });
 
 test("a document is deleted after a question back", async () => {
@@ -103,12 +89,20 @@ test("a document is deleted after a question back", async () => {
   await page.getByRole("button", { name: "Delete “a.txt”" }).click();
   await page.getByRole("dialog").getByRole("button", { name: "Delete" }).click();
   await page.getByRole("button", { name: "Delete “a.txt”" }).waitFor({ state: "detached" });
-  assert.deepEqual(mesh.datasets.get("documents")?.documents.map((one) => one.name), ["b.txt"]);
+  assert.deepEqual(
+    world.mesh.datasets.get("documents")?.documents.map((one) => one.name),
+    ["b.txt"],
+  );
 });
 
 test("an index job that runs is watched after a reload", async () => {
-  mesh.datasets.set("documents", { name: "", status: "indexing", progress: -2, documents: [{ documentId: "d", name: "a.pdf", bytes: 9, status: "stored" }] });
-  await page.goto(`${url}/#/documents`);
+  world.mesh.datasets.set("documents", {
+    name: "",
+    status: "indexing",
+    progress: -2,
+    documents: [{ documentId: "d", name: "a.pdf", bytes: 9, status: "stored" }],
+  });
+  await page.goto(`${world.url}/#/documents`);
   await page.reload();
   await page.getByText("Being prepared").waitFor();
   await page.getByText("1 document · 12 passages · Ready").waitFor();

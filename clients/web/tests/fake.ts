@@ -136,12 +136,20 @@ export class FakeMesh {
     const known = dataset.documents.find((one) => one.name === name);
     const refused = content.length === 0;
     if (!known && !refused) {
-      dataset.documents.push({ documentId: `doc_${dataset.documents.length}`, name, bytes: content.length, status: "stored" });
+      dataset.documents.push({
+        documentId: `doc_${dataset.documents.length}`,
+        name,
+        bytes: content.length,
+        status: "stored",
+      });
     }
     const status = refused ? "refused" : known ? "duplicate" : "stored";
     const documentId = refused ? "" : (known ?? dataset.documents.at(-1))?.documentId;
     const error = refused ? { error: { reason: "DOCUMENT_EMPTY", message: "The file is empty." } } : {};
-    const answer = create(UploadResponseSchema, { datasetId, documents: [{ documentId: documentId ?? "", name, status, ...error }] });
+    const answer = create(UploadResponseSchema, {
+      datasetId,
+      documents: [{ documentId: documentId ?? "", name, status, ...error }],
+    });
     response.writeHead(200, { "content-type": "application/json" });
     response.end(JSON.stringify(toJson(UploadResponseSchema, answer, { useProtoFieldName: true })));
   }
@@ -156,7 +164,8 @@ export class FakeMesh {
       },
       async *resumeChat(request, context) {
         mesh.calls.push(`ResumeChat ${request.afterSeq}`);
-        if (!mesh.turns.has(request.requestId)) throw weftError(Code.NotFound, "TURN_NOT_FOUND", "There is no such turn.");
+        if (!mesh.turns.has(request.requestId))
+          throw weftError(Code.NotFound, "TURN_NOT_FOUND", "There is no such turn.");
         yield* mesh.play(request.requestId, request.afterSeq, context.signal);
       },
       cancelTurn(request) {
@@ -170,7 +179,13 @@ export class FakeMesh {
       },
       listConversations() {
         const all = [...mesh.conversations].reverse();
-        return { conversations: all.map(([conversationId, { title }]) => ({ conversationId, title, updatedAt: timestampNow() })) };
+        return {
+          conversations: all.map(([conversationId, { title }]) => ({
+            conversationId,
+            title,
+            updatedAt: timestampNow(),
+          })),
+        };
       },
       getConversation({ conversationId }) {
         const known = mesh.conversations.get(conversationId);
@@ -290,11 +305,19 @@ export class FakeMesh {
   private messages(requestId: string): StoredMessage[] {
     const turn = this.turns.get(requestId);
     if (!turn) return [];
-    const references = turn.events.flatMap((event) => (event.references ?? []) as MessageInitShape<typeof ReferenceSchema>[]);
+    const references = turn.events.flatMap(
+      (event) => (event.references ?? []) as MessageInitShape<typeof ReferenceSchema>[],
+    );
     const content = turn.events.map((event) => event.content ?? "").join("");
     const question = turn.request.messages.at(-1)?.content ?? "";
     return [
-      create(StoredMessageSchema, { messageId: `${requestId}-q`, role: "user", content: question, requestId, status: "complete" }),
+      create(StoredMessageSchema, {
+        messageId: `${requestId}-q`,
+        role: "user",
+        content: question,
+        requestId,
+        status: "complete",
+      }),
       create(StoredMessageSchema, {
         messageId: `${requestId}-a`,
         role: "assistant",

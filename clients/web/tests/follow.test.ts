@@ -94,7 +94,11 @@ test("a connection that never comes back is a loss with what there is, and can b
 test("a refusal is not tried again", async () => {
   const calls: string[] = [];
   const turn = newTurn();
-  await follow(turn, mesh([failing(weftError(Code.FailedPrecondition, "TURN_RUNNING", "One at a time."))], calls), AT_ONCE);
+  await follow(
+    turn,
+    mesh([failing(weftError(Code.FailedPrecondition, "TURN_RUNNING", "One at a time."))], calls),
+    AT_ONCE,
+  );
   assert.equal(calls.length, 1);
   assert.equal(turn.status.value, "failed");
   assert.equal(turn.failure.value?.reason, "TURN_RUNNING");

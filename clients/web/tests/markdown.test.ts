@@ -10,11 +10,15 @@ function find(source: string, type: string): Node[] {
 }
 
 test("citations are tokens of their own, also side by side", () => {
-  assert.deepEqual(find("Yes [1][2], **and [3]**.", "citation").map((node) => node.token.content), ["1", "2", "3"]);
+  assert.deepEqual(
+    find("Yes [1][2], **and [3]**.", "citation").map((node) => node.token.content),
+    ["1", "2", "3"],
+  );
 });
 
 test("what is no citation stays as it is", () => {
-  for (const source of ["`a[1]`", "[2024](https://example.org)", "[1999]", "[x]"]) assert.deepEqual(find(source, "citation"), [], source);
+  for (const source of ["`a[1]`", "[2024](https://example.org)", "[1999]", "[x]"])
+    assert.deepEqual(find(source, "citation"), [], source);
 });
 
 test("a link definition in a document does not take a citation over", () => {
@@ -31,8 +35,16 @@ test("only pages and mail can be opened", () => {
   const address = (source: string) => find(source, "link_open").map((node) => safeAddress(node.token))[0] ?? null;
   assert.equal(address("[a](https://example.org/x)"), "https://example.org/x");
   assert.equal(address("[a](mailto:a@example.org)"), "mailto:a@example.org");
-  const bad = ["javascript:alert(1)", "JaVaScRiPt:alert(1)", "java&#115;cript:alert(1)", "data:text/html,x", "vbscript:x", "file:///x"];
-  for (const one of [...bad, "//example.org", "/api/v1/dev/token", "&#x6a;avascript:x"]) assert.equal(address(`[a](${one})`), null, one);
+  const bad = [
+    "javascript:alert(1)",
+    "JaVaScRiPt:alert(1)",
+    "java&#115;cript:alert(1)",
+    "data:text/html,x",
+    "vbscript:x",
+    "file:///x",
+  ];
+  for (const one of [...bad, "//example.org", "/api/v1/dev/token", "&#x6a;avascript:x"])
+    assert.equal(address(`[a](${one})`), null, one);
 });
 
 test("a block keeps its key while another grows", () => {
@@ -43,7 +55,10 @@ test("a block keeps its key while another grows", () => {
 });
 
 test("a screen reader hears words, not marks", () => {
-  assert.equal(plainText("**Yes**, `25` [days](https://x.example) [1].\n\n- one\n- two").replace(/\s+/g, " "), "Yes, 25 days . one two");
+  assert.equal(
+    plainText("**Yes**, `25` [days](https://x.example) [1].\n\n- one\n- two").replace(/\s+/g, " "),
+    "Yes, 25 days . one two",
+  );
 });
 
 test("a long answer is parsed quickly enough to stream", () => {

@@ -16,7 +16,8 @@ const PAGES = [
   "The Quillon telescope was built in 1987 by the Harrow observatory on mount Alder.",
   "Repairs of the Quillon telescope cost forty thousand crowns in the year 2011.",
 ];
-const CHINESE = "# 青禾计划\n\n青禾计划由林晓雨于2019年在苏州发起，目的是为乡村学校提供图书。计划每年捐赠三万册图书。\n";
+const CHINESE =
+  "# 青禾计划\n\n青禾计划由林晓雨于2019年在苏州发起，目的是为乡村学校提供图书。计划每年捐赠三万册图书。\n";
 
 let browser: Browser;
 const views: Watched[] = [];
@@ -28,13 +29,20 @@ async function visit(options: BrowserContextOptions = {}): Promise<Page> {
   return view.page;
 }
 
-const rated = (page: Page) => page.locator("article").last().getByRole("button", { name: /^(Good answer|回答得好)$/ });
+const rated = (page: Page) =>
+  page
+    .locator("article")
+    .last()
+    .getByRole("button", { name: /^(Good answer|回答得好)$/ });
 
 before(async () => {
   if (skip) return;
   browser = await launch();
   const page = await visit();
-  const [chooser] = await Promise.all([page.waitForEvent("filechooser"), page.getByRole("button", { name: "Add files" }).click()]);
+  const [chooser] = await Promise.all([
+    page.waitForEvent("filechooser"),
+    page.getByRole("button", { name: "Add files" }).click(),
+  ]);
   await chooser.setFiles([
     { name: "Quillon.pdf", mimeType: "application/pdf", buffer: pdf(PAGES) },
     { name: "青禾.md", mimeType: "text/markdown", buffer: Buffer.from(CHINESE) },
@@ -74,7 +82,10 @@ test("a question about a PDF is answered with its page, which opens, also after 
   await send(page, "When was the Quillon telescope built?");
   await rated(page).waitFor();
   assert.match((await answer(page).textContent()) ?? "", /1987/);
-  await answer(page).getByRole("button", { name: /Open source \d+: Quillon.pdf/ }).first().click();
+  await answer(page)
+    .getByRole("button", { name: /Open source \d+: Quillon.pdf/ })
+    .first()
+    .click();
   await page.getByRole("dialog").getByText("built in 1987 by the Harrow observatory").waitFor();
   await page.getByRole("dialog").getByText("Page 1", { exact: true }).last().waitFor();
   await page.keyboard.press("Escape");
@@ -89,7 +100,10 @@ test("a question in Chinese is answered in Chinese", { skip }, async () => {
   await send(page, "青禾计划是谁发起的？");
   await rated(page).waitFor();
   assert.match((await answer(page).textContent()) ?? "", /林晓雨/);
-  await page.getByRole("button", { name: /青禾\.md/ }).first().waitFor();
+  await page
+    .getByRole("button", { name: /青禾\.md/ })
+    .first()
+    .waitFor();
 });
 
 test("what the documents do not hold is said, and looks like an answer", { skip }, async () => {

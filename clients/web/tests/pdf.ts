@@ -2,7 +2,9 @@
 export function pdf(pages: string[]): Buffer {
   const font = 3 + 2 * pages.length;
   const objects = ["<< /Type /Catalog /Pages 2 0 R >>"];
-  objects.push(`<< /Type /Pages /Count ${pages.length} /Kids [${pages.map((_, index) => `${3 + 2 * index} 0 R`).join(" ")}] >>`);
+  objects.push(
+    `<< /Type /Pages /Count ${pages.length} /Kids [${pages.map((_, index) => `${3 + 2 * index} 0 R`).join(" ")}] >>`,
+  );
   pages.forEach((text, index) => {
     const content = `BT /F1 11 Tf 60 700 Td (${text.replace(/[()\\]/g, "\\$&")}) Tj ET`;
     const resources = `/Resources << /Font << /F1 ${font} 0 R >> >>`;

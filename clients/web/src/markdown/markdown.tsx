@@ -100,7 +100,12 @@ function Citation({ id, context }: { id: number; context: Context }) {
   const name = context.names.get(id);
   if (name !== undefined) {
     return (
-      <button type="button" class="cite" aria-label={words.value.openSource(id, name)} onClick={() => context.onOpen(id)}>
+      <button
+        type="button"
+        class="cite"
+        aria-label={words.value.openSource(id, name)}
+        onClick={() => context.onOpen(id)}
+      >
         {id}
       </button>
     );
@@ -141,7 +146,13 @@ export function CopyButton({ label, text }: { label: string; text: () => string 
     setTimeout(() => setCopied(false), 1500);
   };
   return (
-    <button type="button" class="icon-button" aria-label={copied ? words.value.copied : label} title={label} onClick={() => void copy()}>
+    <button
+      type="button"
+      class="icon-button"
+      aria-label={copied ? words.value.copied : label}
+      title={label}
+      onClick={() => void copy()}
+    >
       <Icon name={copied ? "check" : "copy"} class="size-4.5" />
     </button>
   );

@@ -78,7 +78,9 @@ async function storedTurns(conversationId: string): Promise<Turn[]> {
   return [...questions].map(([requestId, question]) => {
     const answer = answers.get(requestId);
     const live = requestId === running || answer?.status === "running";
-    return live ? new Turn(conversationId, requestId, question) : Turn.stored(conversationId, requestId, question, answer);
+    return live
+      ? new Turn(conversationId, requestId, question)
+      : Turn.stored(conversationId, requestId, question, answer);
   });
 }
 

@@ -8,14 +8,7 @@ import type { Reason } from "../words";
 
 /** "lost": the connection is; the turn may go on at the server. */
 export type TurnStatus =
-  | "waiting"
-  | "streaming"
-  | "reconnecting"
-  | "lost"
-  | "complete"
-  | "cancelled"
-  | "interrupted"
-  | "failed";
+  "waiting" | "streaming" | "reconnecting" | "lost" | "complete" | "cancelled" | "interrupted" | "failed";
 
 /** The screen is painted at most this often while text streams in. */
 const PAINT_EVERY_MS = 40;

@@ -99,7 +99,8 @@ async function index(datasetId: string, files: Map<string, Upload>): Promise<voi
     for (const [documentId, one] of files) {
       const error = refused.get(documentId);
       if (!error) set(one, { step: one.state.value.step === "duplicate" ? "duplicate" : "ready" });
-      else set(one, { step: "refused", failure: { reason: error.reason as Failure["reason"], message: error.message } });
+      else
+        set(one, { step: "refused", failure: { reason: error.reason as Failure["reason"], message: error.message } });
     }
   } catch (error) {
     for (const one of files.values()) set(one, { step: "refused", failure: failureOf(error) });

@@ -16,7 +16,10 @@ export function TurnView({ turn, last }: { turn: Turn; last: boolean }) {
     <article class="space-y-5" aria-busy={turn.running}>
       <div class="flex justify-end">
         <h2 class="sr-only">{t.you}</h2>
-        <p class="max-w-[85%] rounded-2xl rounded-br-md bg-tint px-4 py-2.5 whitespace-pre-wrap wrap-anywhere" dir="auto">
+        <p
+          class="max-w-[85%] rounded-2xl rounded-br-md bg-tint px-4 py-2.5 whitespace-pre-wrap wrap-anywhere"
+          dir="auto"
+        >
           {turn.question}
         </p>
       </div>

@@ -70,7 +70,13 @@ export function Composer({ conversationId, running }: { conversationId: string; 
         </p>
       )}
       <div class="flex items-center gap-1">
-        <button type="button" class="icon-button rounded-full" aria-label={t.addFiles} title={t.addFiles} onClick={() => pickFiles()}>
+        <button
+          type="button"
+          class="icon-button rounded-full"
+          aria-label={t.addFiles}
+          title={t.addFiles}
+          onClick={() => pickFiles()}
+        >
           <Icon name="attach" />
         </button>
         <ScopeButton />

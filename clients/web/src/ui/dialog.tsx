@@ -117,7 +117,10 @@ function Confirm({ title, text, act }: Question) {
 /** A failure in plain words, with a button where trying again may help. */
 export function Problem({ failure, onRetry }: { failure: Failure; onRetry?: (() => void) | undefined }) {
   return (
-    <div role="alert" class="mt-3 flex flex-wrap items-center gap-3 rounded-xl bg-danger-tint px-4 py-3 text-sm text-danger">
+    <div
+      role="alert"
+      class="mt-3 flex flex-wrap items-center gap-3 rounded-xl bg-danger-tint px-4 py-3 text-sm text-danger"
+    >
       <Icon name="alert" />
       <p class="min-w-0 flex-1 wrap-anywhere">{explain(failure, words.value)}</p>
       {onRetry && (

@@ -27,7 +27,13 @@ export function DocumentRow({ document, error, onDelete }: DocumentRowProps) {
         <p class="text-xs text-soft">{facts.filter(Boolean).join(" · ")}</p>
         {failure && <p class="text-xs text-danger wrap-anywhere">{explain(failure, t)}</p>}
       </div>
-      <button type="button" class="icon-button" aria-label={t.deleteDocument(document.name)} title={t.delete} onClick={onDelete}>
+      <button
+        type="button"
+        class="icon-button"
+        aria-label={t.deleteDocument(document.name)}
+        title={t.delete}
+        onClick={onDelete}
+      >
         <Icon name="trash" class="size-4.5" />
       </button>
     </li>
@@ -38,6 +44,11 @@ function size(bytes: number | undefined): string {
   if (bytes === undefined) return "";
   const units = ["byte", "kilobyte", "megabyte", "gigabyte"];
   const power = Math.min(units.length - 1, Math.floor(Math.log(Math.max(bytes, 1)) / Math.log(1000)));
-  const format = { style: "unit", unit: units[power] ?? "byte", unitDisplay: "short", maximumFractionDigits: 1 } as const;
+  const format = {
+    style: "unit",
+    unit: units[power] ?? "byte",
+    unitDisplay: "short",
+    maximumFractionDigits: 1,
+  } as const;
   return new Intl.NumberFormat(language.value, format).format(bytes / 1000 ** power);
 }

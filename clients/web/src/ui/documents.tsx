@@ -102,7 +102,9 @@ function DatasetCard({ dataset, open }: { dataset: Dataset; open: boolean }) {
         <a class="min-w-0 flex-1 rounded-lg" href={documentsLink(open ? "" : id)} aria-expanded={open}>
           <h2 class="truncate font-medium">{name}</h2>
           <p class="text-sm text-soft">
-            {[t.countDocuments(dataset.documents ?? 0), t.countPassages(dataset.chunks ?? 0), t.status[status]].join(" · ")}
+            {[t.countDocuments(dataset.documents ?? 0), t.countPassages(dataset.chunks ?? 0), t.status[status]].join(
+              " · ",
+            )}
           </p>
         </a>
         {unfinished && (
@@ -110,7 +112,13 @@ function DatasetCard({ dataset, open }: { dataset: Dataset; open: boolean }) {
             {t.prepare}
           </button>
         )}
-        <button type="button" class="icon-button" aria-label={`${t.addFiles}: ${name}`} title={t.addFiles} onClick={() => pickFiles(id)}>
+        <button
+          type="button"
+          class="icon-button"
+          aria-label={`${t.addFiles}: ${name}`}
+          title={t.addFiles}
+          onClick={() => pickFiles(id)}
+        >
           <Icon name="plus" />
         </button>
         <button

@@ -35,7 +35,8 @@ export function Sidebar() {
     if (!over) return;
     const opener = document.activeElement;
     closer.current?.focus();
-    const onKey = (event: KeyboardEvent) => event.key === "Escape" && !document.querySelector("dialog[open]") && close();
+    const onKey = (event: KeyboardEvent) =>
+      event.key === "Escape" && !document.querySelector("dialog[open]") && close();
     addEventListener("keydown", onKey);
     return () => {
       removeEventListener("keydown", onKey);
@@ -80,7 +81,12 @@ export function Sidebar() {
           <ConversationList onPick={close} />
         </nav>
         <footer class="flex items-center justify-between border-t border-line px-4 py-3">
-          <button type="button" class="icon-button w-auto px-3 text-sm" aria-label={t.otherLanguageLabel} onClick={toggleLanguage}>
+          <button
+            type="button"
+            class="icon-button w-auto px-3 text-sm"
+            aria-label={t.otherLanguageLabel}
+            onClick={toggleLanguage}
+          >
             {t.otherLanguage}
           </button>
           <button
@@ -113,7 +119,11 @@ function ConversationList({ onPick }: { onPick: () => void }) {
       ))}
       {moreConversations.value && (
         <li>
-          <button type="button" class="min-h-10 px-4 text-sm text-accent hover:underline" onClick={() => void loadMoreConversations()}>
+          <button
+            type="button"
+            class="min-h-10 px-4 text-sm text-accent hover:underline"
+            onClick={() => void loadMoreConversations()}
+          >
             {t.moreChats}
           </button>
         </li>
@@ -142,7 +152,9 @@ function ConversationRow({ one, onPick }: { one: Conversation; onPick: () => voi
         type="button"
         class="icon-button hover:bg-transparent opacity-0 group-hover:opacity-100 focus-visible:opacity-100 pointer-coarse:opacity-100"
         aria-label={t.deleteChat(title)}
-        onClick={() => confirmDelete(t.deleteChatAsk, t.deleteChatText(title), () => deleteConversation(one.conversationId))}
+        onClick={() =>
+          confirmDelete(t.deleteChatAsk, t.deleteChatText(title), () => deleteConversation(one.conversationId))
+        }
       >
         <Icon name="trash" class="size-4" />
       </button>

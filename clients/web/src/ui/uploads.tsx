@@ -43,10 +43,17 @@ function UploadRow({ one }: { one: Upload }) {
         <p class={`text-xs wrap-anywhere ${bad ? "text-danger" : "text-soft"}`}>
           {failure ? explain(failure, t) : label(step, percent, share)}
         </p>
-        {(step === "uploading" || step === "stored") && <progress class="mt-1.5" max={1} value={share} aria-label={one.name} />}
+        {(step === "uploading" || step === "stored") && (
+          <progress class="mt-1.5" max={1} value={share} aria-label={one.name} />
+        )}
       </div>
       {cancellable && (
-        <button type="button" class="icon-button" aria-label={t.cancelUpload(one.name)} onClick={() => cancelUpload(one)}>
+        <button
+          type="button"
+          class="icon-button"
+          aria-label={t.cancelUpload(one.name)}
+          onClick={() => cancelUpload(one)}
+        >
           <Icon name="close" class="size-4" />
         </button>
       )}
