@@ -34,6 +34,8 @@ __all__ = ["TurnWriter", "request_id_reused"]
 
 # A store that went away comes back: the turn waits for it so long, and its model meanwhile.
 _STORE_PATIENCE_S = 15.0
+# At its deadline the transport breaks the call off: the last event has to be on its way before.
+_TOLD_BEFORE_S = 0.05
 
 log = structlog.get_logger()
 
@@ -127,7 +129,9 @@ class TurnWriter:
         )
         loop = asyncio.get_running_loop()
         ends_at = loop.time() + self._max_turn_s
-        timer = loop.call_at(ends_at if deadline is None else min(ends_at, deadline), turn.stop, DEADLINE)
+        if deadline is not None:
+            ends_at = min(ends_at, deadline - _TOLD_BEFORE_S)
+        timer = loop.call_at(ends_at, turn.stop, DEADLINE)
         try:
             turn.start(work)
             while True:
