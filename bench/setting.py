@@ -1,0 +1,171 @@
+"""What the measurements share: a mesh of their own, its processes, texts, and tables."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import random
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import httpx
+import psutil
+
+from tests.servers.mesh import Mesh, running_mesh
+
+__all__ = ["MemoryWatch", "client", "conditions", "fresh_mesh", "indexed", "percentile", "prose", "table"]
+
+_SYLLABLES = (
+    "ba",
+    "ce",
+    "di",
+    "fo",
+    "gu",
+    "ha",
+    "ki",
+    "lo",
+    "mu",
+    "na",
+    "ro",
+    "su",
+    "ta",
+    "ve",
+    "bri",
+    "cla",
+    "dre",
+)
+_COMMON = (
+    "the",
+    "of",
+    "and",
+    "to",
+    "in",
+    "is",
+    "that",
+    "for",
+    "on",
+    "with",
+    "as",
+    "was",
+    "by",
+    "or",
+    "which",
+    "at",
+)
+
+
+@contextlib.contextmanager
+def fresh_mesh(environment: Mapping[str, str] | None = None) -> Iterator[Mesh]:
+    """`weft up` with data of its own, which are removed at the end."""
+    with tempfile.TemporaryDirectory(prefix="weft-bench-") as directory:
+        unlimited = {"WEFT_REQUESTS_PER_MINUTE": "1000000"}
+        with running_mesh(Path(directory), "one", {**unlimited, **(environment or {})}) as mesh:
+            yield mesh
+
+
+def processes(mesh: Mesh) -> dict[str, psutil.Process]:
+    """The processes of `weft up` by name: supervisor, services, jobs, envoy, and a parser."""
+    up = psutil.Process(mesh.processes["up"].pid)
+    named = {"supervisor": up}
+    for child in up.children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            line = child.cmdline()
+            name = (
+                "envoy"
+                if "--config-path" in line
+                else {"serve": "services", "jobs": "jobs"}.get(line[3] if len(line) > 3 else "", "parser")
+            )
+            named[name] = child
+    return named
+
+
+def client(mesh: Mesh, tenant: str = "acme", timeout_s: float = 600) -> httpx.Client:
+    """REST through Envoy, as an operator of `tenant`."""
+    headers = {"Authorization": f"Bearer {mesh.token(tenant)}"}
+    return httpx.Client(base_url=mesh.url, headers=headers, timeout=timeout_s)
+
+
+def indexed(rest: httpx.Client, dataset_id: str, timeout_s: float = 900) -> dict[str, object]:
+    """Waits until the dataset's job is over; its status. RuntimeError where it failed."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        answer = rest.get(f"/api/v1/knowledge/status/{dataset_id}").raise_for_status().json()
+        if answer["status"] == "ready":
+            return dict(answer)
+        if answer["status"] == "failed":
+            raise RuntimeError(f"indexing failed: {answer}")
+        time.sleep(0.02)
+    raise RuntimeError(f"not indexed within {timeout_s} s: {answer}")
+
+
+def prose(seed: int, words: int) -> str:
+    """English-like sentences of made-up and common words, the same for the same seed."""
+    dice = random.Random(seed)
+    names = ["".join(dice.choices(_SYLLABLES, k=3)) for _ in range(200)]
+    sentences = []
+    while words > 0:
+        length = min(words, dice.randint(8, 20))
+        sentence = " ".join(dice.choice(_COMMON if dice.random() < 0.45 else names) for _ in range(length))
+        sentences.append(sentence.capitalize() + ".")
+        words -= length
+    return " ".join(sentences)
+
+
+class MemoryWatch:
+    """The most resident memory of each process while inside `with`, in bytes."""
+
+    def __init__(self, watched: Mapping[str, psutil.Process], interval_s: float = 0.02) -> None:
+        self._watched = watched
+        self._interval_s = interval_s
+        self._over = threading.Event()
+        self.peak = {name: process.memory_info().rss for name, process in watched.items()}
+
+    def __enter__(self) -> MemoryWatch:
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._over.wait(self._interval_s):
+            for name, process in self._watched.items():
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    self.peak[name] = max(self.peak[name], process.memory_info().rss)
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
+
+
+def spread(values: Sequence[float], form: str = ".2f") -> str:
+    """Median and range."""
+    return f"{statistics.median(values):{form}} ({min(values):{form}}–{max(values):{form}})"
+
+
+def conditions() -> str:
+    """Where and with what this runs; the load says whether the machine had other work."""
+    libraries = ", ".join(f"{name} {version(name)}" for name in ("grpcio", "onnxruntime", "lancedb", "dbos"))
+    load = " ".join(f"{value:.1f}" for value in os.getloadavg())
+    return (
+        f"{os.cpu_count()} cores, load {load}, Python {platform.python_version()}, {libraries}, "
+        f"{time.strftime('%Y-%m-%d %H:%M')}"
+    )
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Prints Markdown, so that a figure can be kept as it is, and what it was measured on."""
+    for row in (header, ["---"] * len(header), *rows):
+        print("| " + " | ".join(str(cell) for cell in row) + " |")
+    print(f"\n{conditions()}", flush=True)
+    sys.stdout.flush()
