@@ -37,6 +37,8 @@ _BATCH = 128
 # Documents that are parsed in one step.
 _GROUP_DOCUMENTS = 32
 _GROUP_BYTES = 8 << 20
+# Documents that are parsed at once; most of the time of a small one is the start of its process.
+_PARSERS = 2
 # Counts up when parsing or chunking change what comes out: every document is then indexed anew.
 _FORMAT = 1
 
@@ -110,7 +112,20 @@ class IndexSteps:
         if job is None:
             return [0] * len(document_ids)
         rows = await self._live(job, document_ids)
-        return [await self._parse(job, rows[each]) if each in rows else 0 for each in document_ids]
+        counts = dict.fromkeys(document_ids, 0)
+        left = iter(rows.values())
+
+        async def parse_some() -> None:
+            for row in left:
+                counts[row.document_id] = await self._parse(job, row)
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(_PARSERS):
+                    group.create_task(parse_some())
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from None
+        return [counts[each] for each in document_ids]
 
     async def store(self, job_id: str, slices: Sequence[Slice]) -> None:
         """Embeds these passages and makes them searchable."""

@@ -26,7 +26,7 @@ __all__ = ["Jobs"]
 
 T = TypeVar("T")
 
-_POLL_S = 0.3
+_POLL_S = 0.5
 # Work that is open but that DBOS has given up is looked for so often, and old answers are forgotten.
 _REVIEW_S = 60.0
 _REQUESTS_KEPT_MS = 24 * 3600 * 1000
