@@ -33,9 +33,9 @@ _REFUSALS: dict[str, tuple[int, dict[str, str], dict[str, str]]] = {
 
 @dataclass
 class OpenAIServer:
-    """`requests`: the bodies that came, with the key as "
-    ""authorization". `began`: set when something was sent.
-    `left`: set when a client broke off a stream."""
+    """`requests`: the bodies that came, with the key as "authorization". `began`: set when something was
+    sent. `left`: set when a client broke off a stream.
+    """
 
     base_url: str = ""
     requests: list[dict[str, Any]] = field(default_factory=list)

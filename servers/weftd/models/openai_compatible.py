@@ -56,8 +56,7 @@ class OpenAICompatible:
         first_token_timeout_s: float = 60.0,
         idle_timeout_s: float = 30.0,
     ) -> None:
-        """The first piece must come within `first_token_timeout_s`, later ones within "
-        "`idle_timeout_s` each."""
+        """The first piece must come in `first_token_timeout_s`, later ones in `idle_timeout_s` each."""
         self.model_id = endpoint.model_id
         self.can_continue = endpoint.can_continue
         self._endpoint = endpoint

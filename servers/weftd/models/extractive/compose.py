@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
-from .markdown import code_block, escape, plain
+from .markdown import code_block, escape
 from .question import Form, Question
 from .ranking import Ranked
 from .units import Passage, Unit
@@ -109,15 +109,14 @@ def _block(passages: Sequence[Passage], place: Sequence[Unit]) -> str:
     sentences = ""
     for unit in place:
         if unit.kind == "sentence" or (len(place) == 1 and unit.kind != "code"):
-            text = plain(unit.text)
-            gap = "" if not sentences or text[:1] > "\u2e7f" else " "
-            sentences += gap + (escape(text) if sentences else escape(text, opens_line=True))
+            gap = "" if not sentences or unit.text[:1] > "\u2e7f" else " "
+            sentences += gap + (escape(unit.text, opens_line=not sentences))
             continue
         if sentences:
             lines.append(sentences)
             sentences = ""
         lines.append(
-            code_block(unit.text) if unit.kind == "code" else f"- {escape(plain(unit.text), opens_line=True)}"
+            code_block(unit.text) if unit.kind == "code" else f"- {escape(unit.text, opens_line=True)}"
         )
     if sentences:
         lines.append(sentences)

@@ -23,8 +23,7 @@ def plain(text: str) -> str:
 
 
 def escape(text: str, *, opens_line: bool = False) -> str:
-    """One line as Markdown that shows exactly it. Addresses, which renderers link, and code stay as "
-    "they are."""
+    """One line as Markdown that shows exactly it. Addresses, which renderers link, and code stay."""
     escaped = _outside(_AS_IT_IS, text, lambda part: _SPECIAL.sub(lambda match: "\\" + match.group(), part))
     if not opens_line:
         return escaped

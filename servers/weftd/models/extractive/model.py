@@ -45,8 +45,11 @@ class _Draft:
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
+    """`prompt_tokens`: counted here, off the event loop."""
+
     text: str
     finish_reason: str
+    prompt_tokens: int
 
 
 class ExtractiveModel:
@@ -79,12 +82,16 @@ class ExtractiveModel:
         for piece in _pieces(text):
             yield GenerateEvent(type="delta", content=piece)
             await asyncio.sleep(0)  # others come in between, a cancel too
-        usage = await asyncio.to_thread(_usage, request, text)
+        written = _count(text)
+        usage = Usage(
+            prompt_tokens=answer.prompt_tokens,
+            completion_tokens=written,
+            total_tokens=answer.prompt_tokens + written,
+        )
         yield GenerateEvent(type="done", usage=usage, finish_reason=answer.finish_reason)
 
     async def answerability(self, request: GenerateRequest) -> float:
-        """Log-odds, against the threshold, that the passages hold the answer; infinite where it is "
-        "certain."""
+        """Log-odds, against the threshold, that the passages hold the answer; infinite where that is sure."""
         draft = await asyncio.to_thread(_draft, request)
         if isinstance(draft, _Answer):
             return -math.inf if draft.finish_reason == "no_answer" else math.inf
@@ -119,12 +126,12 @@ def _draft(request: GenerateRequest) -> _Draft | _Answer:
     asked = request.messages[-1].content
     talk = small_talk(asked)
     if talk is not None:
-        return _limited(request, _Answer(reply(talk, asked), "small_talk"))
+        return _cut(request, reply(talk, asked), "small_talk")
     question = read_question(request.messages)
     passages = tuple(take_apart(index, passage) for index, passage in enumerate(_readable(request.passages)))
     ranked = rank(question, passages)
     if not ranked:
-        return _limited(request, _Answer(NO_PASSAGES[question.chinese], "no_answer"))
+        return _cut(request, NO_PASSAGES[question.chinese], "no_answer")
     return _Draft(question, passages, gather(question, passages), ranked)
 
 
@@ -132,10 +139,11 @@ def _finish(request: GenerateRequest, draft: _Draft, cosines: Cosines) -> _Answe
     question = draft.question
     score = _score(draft, cosines)
     if score < 0 and question.form != "overview":
-        return _limited(request, _Answer(NO_ANSWER[question.chinese], "no_answer"))
+        return _cut(request, NO_ANSWER[question.chinese], "no_answer")
     ranked = rank(question, draft.passages, cosines) if cosines else draft.ranked
     hesitant = score < _SURE and question.form != "overview"
-    return _limited(request, _Answer(compose(question, draft.passages, ranked, hesitant=hesitant), "stop"))
+    text = compose(question, draft.passages, ranked, hesitant=hesitant)
+    return _cut(request, text, "stop")
 
 
 def _score(draft: _Draft, cosines: Cosines) -> float:
@@ -162,15 +170,18 @@ def _with_name(passage: Reference, unit: Unit) -> str:
     return f"{passage.heading or passage.name}\n{unit.text[:_MAX_EMBEDDED_CHARACTERS]}"
 
 
-def _limited(request: GenerateRequest, answer: _Answer) -> _Answer:
-    """`answer`, cut after `max_tokens`; a block of code that was cut is closed."""
+def _cut(request: GenerateRequest, text: str, finish_reason: str) -> _Answer:
+    """`text`, cut after `max_tokens`; a block of code that was cut is closed."""
+    texts = [message.content for message in request.messages]
+    texts += [passage.content for passage in _readable(request.passages)]
+    prompt_tokens = sum(map(_count, texts))
     most = request.max_tokens if request.HasField("max_tokens") else DEFAULT_MAX_TOKENS
     written = 0
-    for match in _TOKEN.finditer(answer.text):
+    for match in _TOKEN.finditer(text):
         written += not match.group().isspace()
         if written > most:
-            return _Answer(close_fence(answer.text[: match.start()].rstrip()), "length")
-    return answer
+            return _Answer(close_fence(text[: match.start()].rstrip()), "length", prompt_tokens)
+    return _Answer(text, finish_reason, prompt_tokens)
 
 
 def _pieces(text: str) -> Iterator[str]:
@@ -183,18 +194,6 @@ def _pieces(text: str) -> Iterator[str]:
             piece = ""
     if piece:
         yield piece
-
-
-def _usage(request: GenerateRequest, written: str) -> Usage:
-    texts = [message.content for message in request.messages]
-    texts += [passage.content for passage in _readable(request.passages)]
-    prompt_tokens = sum(map(_count, texts))
-    completion_tokens = _count(written)
-    return Usage(
-        prompt_tokens=prompt_tokens,
-        completion_tokens=completion_tokens,
-        total_tokens=prompt_tokens + completion_tokens,
-    )
 
 
 def _count(text: str) -> int:

@@ -100,8 +100,7 @@ class Question:
 
 
 def read_question(messages: Sequence[Message]) -> Question:
-    """The last message; where it leans on earlier ones ("and who founded it?"), their words count a "
-    "little."""
+    """The last message; where it leans on earlier ones ("and who founded it?"), theirs count a little."""
     text = without_greeting(messages[-1].content[-_MAX_CHARACTERS:])
     own = weights(text)
     wanted = own
@@ -145,8 +144,7 @@ def _form(text: str) -> Form:
 
 
 def _phrases(text: str) -> tuple[tuple[str, ...], ...]:
-    """Names, quoted words and numbers; the capital that opens a sentence alone makes no name of a "
-    "silent word."""
+    """Names, quoted words and numbers. A silent word is no name for opening the sentence with a capital."""
     found: list[tuple[str, ...]] = []
     for match in _NAMES.finditer(text):
         tokens = search_tokens(match.group())

@@ -14,6 +14,7 @@ from weftd.text.language import is_chinese
 from weftd.text.sentences import split_sentences
 from weftd.text.tokens import fold
 
+from .markdown import plain
 from .words import stems
 
 Kind = Literal["sentence", "item", "row", "code", "heading"]
@@ -35,8 +36,10 @@ _IN_PARENTHESES = re.compile(r"\(.*?\)|（.*?）")
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """`text` as the passage has it, with white space evened out. `words` are its stems, `context` those of
-    the headings above it and of the passage's subject."""
+    """`text` as the passage has it, with white space evened out and without Markdown's marks.
+
+    `words` are its stems, `context` those of the headings above it and of the file's name.
+    """
 
     passage: int
     order: int
@@ -104,7 +107,7 @@ def _pieces(content: str) -> Iterator[tuple[Kind, str]]:
         else:
             text = "\n".join(block)
             item = _ITEM.match(text)
-            text = text[item.end() :] if item else text
+            text = plain(text[item.end() :] if item else text)
             for sentence in split_sentences(_BROKEN_LINE.sub("", text)):
                 for part in _short(" ".join(sentence.split())):
                     yield ("item" if item else "sentence"), part
@@ -142,8 +145,7 @@ def _blocks(content: str) -> Iterator[tuple[str, list[str]]]:
 
 
 def _rows(lines: list[str]) -> Iterator[str]:
-    """Each row of a Markdown table as "column: cell; column: cell", or its cells alone where there "
-    "is no header."""
+    """Each row of a Markdown table: "column: cell; column: cell", or the cells alone without a header."""
     cells = [[cell.strip() for cell in _CELL_BORDER.split(line.strip()[1:-1])] for line in lines]
     ruled = len(lines) > 1 and bool(_TABLE_RULE.match(lines[1]))
     header = ["" if name.startswith("Unnamed:") else name for name in cells[0]] if ruled else []
@@ -154,7 +156,7 @@ def _rows(lines: list[str]) -> Iterator[str]:
         if not filled or all(_TABLE_RULE.match(cell) for _, cell in filled):
             continue
         colon, semicolon = ("：", "；") if is_chinese(" ".join(row + header)) else (": ", "; ")
-        yield semicolon.join(f"{name}{colon}{cell}" if name else cell for name, cell in filled)
+        yield plain(semicolon.join(f"{name}{colon}{cell}" if name else cell for name, cell in filled))
 
 
 def _short(sentence: str) -> Iterator[str]:
