@@ -41,7 +41,10 @@ async def beat(records: Records, *names: str) -> None:
 
 
 async def begin(records: Records, new: NewTurn) -> Begun | Busy | StoredTurn:
-    return await records.write(lambda c: turns.begin(c, new, stale_ms=STALE_MS, most_history=20))
+    interrupted = ChatEvent(type="error", reason="INTERRUPTED")
+    return await records.write(
+        lambda c: turns.begin(c, new, interrupted=interrupted, stale_ms=STALE_MS, most_history=20)
+    )
 
 
 async def begun(records: Records, new: NewTurn) -> Begun:

@@ -21,7 +21,7 @@ __all__ = [
 ]
 
 _ID = re.compile(r"[A-Za-z0-9_.:@-]{1,128}")
-_KEPT_ID = re.compile(r"[A-Za-z0-9_.:@-]{1,160}")  # as we made them: "conv_" and an id
+_CONVERSATION_ID = re.compile(r"[A-Za-z0-9_.:@-]{1,133}")  # as long as "conv_" and a request id
 _ID_RULE = "Use 1 to 128 of letters, digits and _ - . : @."
 _ROLES = ("user", "assistant", "system")
 _MOST_MESSAGES = 200
@@ -34,9 +34,10 @@ _BAD_TOKEN = "This is none that a page of this list gave. Leave it empty for the
 def check_turn(request: StreamChatRequest) -> None:
     """A StreamChatRequest whose ids are filled in."""
     bad: dict[str, str] = {}
-    for name in ("conversation_id", "request_id"):
-        if not _KEPT_ID.fullmatch(getattr(request, name)):
-            bad[name] = _ID_RULE
+    if not _CONVERSATION_ID.fullmatch(request.conversation_id):
+        bad["conversation_id"] = _ID_RULE
+    if not _ID.fullmatch(request.request_id):
+        bad["request_id"] = _ID_RULE
     _check_messages(request, bad)
     if request.HasField("temperature") and not 0 <= request.temperature <= 2:
         given = request.temperature
@@ -77,10 +78,11 @@ def _check_messages(request: StreamChatRequest, bad: dict[str, str]) -> None:
 
 def check_ids(conversation_id: str, request_id: str | None = None) -> None:
     """Ids of a conversation and, unless None, of a turn."""
-    given = {"conversation_id": conversation_id, "request_id": request_id}
-    bad = {
-        name: _ID_RULE for name, value in given.items() if value is not None and not _KEPT_ID.fullmatch(value)
-    }
+    bad: dict[str, str] = {}
+    if not _CONVERSATION_ID.fullmatch(conversation_id):
+        bad["conversation_id"] = _ID_RULE
+    if request_id is not None and not _ID.fullmatch(request_id):
+        bad["request_id"] = _ID_RULE
     if bad:
         raise InvalidArgument(bad)
 
@@ -116,7 +118,7 @@ def latest_after(token: str) -> tuple[int, str] | None:
         return None
     try:
         at, _, conversation_id = base64.b64decode(token, b"-_", validate=True).decode().partition(" ")
-        if len(at) < 16 and _KEPT_ID.fullmatch(conversation_id):
+        if len(at) < 16 and _CONVERSATION_ID.fullmatch(conversation_id):
             return int(at), conversation_id
     except (ValueError, binascii.Error):
         pass

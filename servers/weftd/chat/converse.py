@@ -26,6 +26,7 @@ from weftd.errors import InvalidArgument, ResourceExhausted, WeftError, reason_n
 __all__ = ["converse"]
 
 _MOST_TURNS = 16
+_MOST_TASKS = 64
 # Responses that wait for the client: each turn stops reading when it is full.
 _QUEUE = 32
 
@@ -81,10 +82,12 @@ class _Stream:
             async for request in requests:
                 match request.WhichOneof("kind"):
                     case "turn":
-                        self._ask(request.turn)
+                        await self._ask(request.turn)
                     case "resume":
-                        self._resume(request.resume)
+                        await self._resume(request.resume)
                     case "interrupt":
+                        while len(self.tasks) >= _MOST_TASKS:
+                            await asyncio.wait(self.tasks, return_when=asyncio.FIRST_COMPLETED)
                         self._own(self._interrupt(request.interrupt))
                     case "ack":
                         ack = request.ack
@@ -109,28 +112,28 @@ class _Stream:
             await asyncio.wait(pumps)
         await self.responses.put(None)
 
-    def _ask(self, request: StreamChatRequest) -> None:
+    async def _ask(self, request: StreamChatRequest) -> None:
         if request.request_id and not request.conversation_id:
             request.conversation_id = f"conv_{request.request_id}"
         name = (request.conversation_id, request.request_id)
         try:
             check_turn(request)
         except WeftError as error:
-            self._refuse(name, error)
+            await self.responses.put(_error_response(name, error))
         else:
-            self._pump(name, self._turns.ask(self._tenant, request, self._deadline))
+            await self._pump(name, self._turns.ask(self._tenant, request, self._deadline))
 
-    def _resume(self, request: ResumeChatRequest) -> None:
+    async def _resume(self, request: ResumeChatRequest) -> None:
         name = (request.conversation_id, request.request_id)
         try:
             check_ids(*name)
         except WeftError as error:
-            self._refuse(name, error)
+            await self.responses.put(_error_response(name, error))
         else:
             resumed = self._turns.resume(
                 self._tenant, *name, request.after_seq, request.resumable, self._deadline
             )
-            self._pump(name, resumed)
+            await self._pump(name, resumed)
 
     async def _interrupt(self, request: CancelTurnRequest) -> None:
         name = (request.conversation_id, request.request_id)
@@ -140,17 +143,15 @@ class _Stream:
         except Exception as error:
             await self.responses.put(_error_response(name, error))
 
-    def _pump(self, name: _Name, events: AsyncGenerator[ChatEvent, None]) -> None:
+    async def _pump(self, name: _Name, events: AsyncGenerator[ChatEvent, None]) -> None:
         """Sends a turn's events as they come; those that were sent for the same turn until now stop."""
         before = self._pumps.get(name)
         if before is None and len(self._pumps) >= _MOST_TURNS:
-            self._refuse(
-                name,
-                ResourceExhausted(
-                    error_reason_pb2.ERROR_REASON_OVERLOADED,
-                    f"{_MOST_TURNS} turns run on this stream. Wait for one to end, or open another stream.",
-                ),
+            full = ResourceExhausted(
+                error_reason_pb2.ERROR_REASON_OVERLOADED,
+                f"{_MOST_TURNS} turns run on this stream. Wait for one to end, or open another stream.",
             )
+            await self.responses.put(_error_response(name, full))
             return
         pump = self._pumps[name] = self._own(self._send(name, events))
         pump.add_done_callback(lambda _: self._pumps.pop(name) if self._pumps[name] is pump else None)
@@ -167,12 +168,6 @@ class _Stream:
                     )
         except Exception as error:
             await self.responses.put(_error_response(name, error))
-
-    def _refuse(self, name: _Name, error: WeftError) -> None:
-        self._own(self._put(_error_response(name, error)))
-
-    async def _put(self, response: ConverseResponse) -> None:
-        await self.responses.put(response)
 
     def _own(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 import structlog
 
 from weftd.chat.turn import CANCELLED, INTERRUPTED, State, Turn, TurnKey
+from weftd.errors import WeftError, reason_name
 from weftd.stores.records import handover, workers
 from weftd.stores.records.engine import Records
 from weftd.stores.records.partitions import make_message_months
@@ -55,6 +56,8 @@ class Upkeep:
                 if loop.time() >= clear_at:
                     await self.clear()
                     clear_at = loop.time() + _CLEAR_EVERY_S
+            except WeftError as error:
+                log.warning("upkeep_waits", reason=reason_name(error.reason))
             except Exception:
                 log.exception("upkeep_failed")
             await asyncio.sleep(self._beat_s)
@@ -98,4 +101,7 @@ class Upkeep:
 
     async def retire(self) -> None:
         """The worker stops: its turns are for whoever is asked for them."""
-        await self._records.write(lambda connection: workers.retire(connection, self._worker))
+        try:
+            await self._records.write(lambda connection: workers.retire(connection, self._worker))
+        except WeftError as error:  # then its heartbeat tells them, a little later
+            log.warning("worker_not_retired", reason=reason_name(error.reason))

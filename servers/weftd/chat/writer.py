@@ -89,7 +89,11 @@ class TurnWriter:
         )
         begun = await self._records.write(
             lambda connection: turns.begin(
-                connection, new, stale_ms=self._stale_ms, most_history=MOST_HISTORY
+                connection,
+                new,
+                interrupted=INTERRUPTED.event(),
+                stale_ms=self._stale_ms,
+                most_history=MOST_HISTORY,
             )
         )
         match begun:

@@ -69,6 +69,7 @@ class StoredTurn:
     last_seq: int
     ended_at_ms: int | None
     replayable: bool
+    request_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +97,7 @@ class End:
     now_ms: int
 
 
-_FIND = sa.select(
+_TURN = sa.select(
     turns.c.turn_id,
     turns.c.fingerprint,
     turns.c.status,
@@ -106,15 +107,14 @@ _FIND = sa.select(
     turns.c.last_seq,
     turns.c.ended_at_ms,
     turns.c.replayable,
+    turns.c.request_id,
 ).where(
     turns.c.tenant == sa.bindparam("tenant"),
     turns.c.conversation_id == sa.bindparam("conversation_id"),
-    turns.c.request_id == sa.bindparam("request_id"),
 )
-_RUNNING = sa.select(turns.c.turn_id, turns.c.request_id, turns.c.owner).where(
-    turns.c.tenant == sa.bindparam("tenant"),
-    turns.c.conversation_id == sa.bindparam("conversation_id"),
-    turns.c.status == sa.text("'running'"),
+_FIND = _TURN.where(turns.c.request_id == sa.bindparam("request_id"))
+_FIND_OR_RUNNING = _TURN.where(
+    (turns.c.request_id == sa.bindparam("request_id")) | (turns.c.status == sa.text("'running'"))
 )
 # Both dialects read these alike; SQLAlchemy has one construct for each.
 _CONVERSATION = sa.text(
@@ -170,8 +170,6 @@ _INSERT_EVENTS = sa.insert(turn_events)
 _INSERT_MESSAGES = sa.insert(messages)
 _INSERT_REFERENCES = sa.insert(answer_references)
 
-_INTERRUPTED = "The server that wrote this answer stopped. Ask again for a whole answer."
-
 
 def find(connection: sa.Connection, tenant: str, conversation_id: str, request_id: str) -> StoredTurn | None:
     """The turn of that request id; None where the tenant has no such one."""
@@ -182,20 +180,21 @@ def find(connection: sa.Connection, tenant: str, conversation_id: str, request_i
 
 
 def begin(
-    connection: sa.Connection, new: NewTurn, *, stale_ms: int, most_history: int
+    connection: sa.Connection, new: NewTurn, *, interrupted: ChatEvent, stale_ms: int, most_history: int
 ) -> Begun | StoredTurn | Busy:
     """Begins a turn and stores its question; makes the conversation where it is new.
 
     The StoredTurn where that request id has one already. A running turn whose worker beat last more than
-    `stale_ms` ago is ended as interrupted first: it must not lock its conversation.
+    `stale_ms` ago is ended with the event `interrupted` first: it must not lock its conversation.
     """
     key = {"tenant": new.tenant, "conversation_id": new.conversation_id}
     while True:
-        stored = find(connection, new.tenant, new.conversation_id, new.request_id)
-        if stored is not None:
-            return stored
-        running = connection.execute(_RUNNING, key).first()
-        if running is not None:
+        there = connection.execute(_FIND_OR_RUNNING, {**key, "request_id": new.request_id}).all()
+        found = [StoredTurn(*row) for row in there]
+        for stored in found:
+            if stored.request_id == new.request_id:
+                return stored
+        for running in found:
             if is_alive(connection, running.owner, stale_ms):
                 return Busy(running.request_id)
             close_ownerless(
@@ -204,11 +203,12 @@ def begin(
                 running.turn_id,
                 running.owner,
                 status="interrupted",
-                event=ChatEvent(type="error", reason="INTERRUPTED", message=_INTERRUPTED),
+                event=interrupted,
                 now_ms=new.now_ms,
             )
-        is_new = connection.execute(_KNOWN, key).first() is None
-        said = [*(new.earlier if is_new else ()), Message(role="user", content=new.question)]
+        said = [Message(role="user", content=new.question)]
+        if new.earlier and connection.execute(_KNOWN, key).first() is None:
+            said[:0] = new.earlier
         title = next(message.content for message in said if message.role == "user")
         next_position = connection.execute(
             _CONVERSATION,
@@ -245,7 +245,7 @@ def begin(
             for at, message in enumerate(said)
         ],
     )
-    if is_new:
+    if first == 0:  # the conversation is new
         return Begun(turn_id, said[:-1])
     return Begun(
         turn_id, history(connection, new.tenant, new.conversation_id, before=first, most=most_history)
