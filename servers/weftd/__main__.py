@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 from collections.abc import Coroutine
 from pathlib import Path
@@ -85,9 +84,10 @@ def serve(
 @app.command()
 def jobs() -> None:
     """Runs the job process: it indexes and purges."""
-    # Whoever waits for an answer goes first.
-    os.nice(19)
+    from weftd.priority import give_way
     from weftd.programs import run_jobs
+
+    give_way()
 
     _run(run_jobs(Settings()))
 

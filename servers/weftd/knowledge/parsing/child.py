@@ -23,6 +23,7 @@ from typing import BinaryIO
 from weftd.knowledge.parsing.cleaning import clean
 from weftd.knowledge.parsing.section import BROKEN, TOO_HEAVY, Limits, Refused, Section
 from weftd.knowledge.parsing.sniff import sniff
+from weftd.priority import give_way
 
 __all__ = ["main", "read"]
 
@@ -118,7 +119,7 @@ def _confine(parent: int, limits: Limits) -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:  # it was gone before we asked
             os._exit(1)
-    os.nice(19)
+    give_way()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_AS, (limits.memory_bytes, limits.memory_bytes))
     seconds = math.ceil(limits.time_s) + 1
