@@ -133,3 +133,19 @@ def test_earlier_words_count_less_and_only_for_questions_that_lean_on_them() -> 
         [*before, Message(role="user", content="Which company makes the Falcon rocket engine?")]
     )
     assert "reykja" not in alone.wanted
+
+
+@pytest.mark.parametrize(
+    "text", ["创始人是谁？", "它的创始人是谁？", "那创始人呢？", "And the founder?", "what about it?", "why?"]
+)
+def test_follow_ups(text: str) -> None:
+    before = Message(role="user", content="介绍一下阿里巴巴 Reykjavik")
+    assert "阿里巴巴" in read_question([before, Message(role="user", content=text)]).wanted
+
+
+@pytest.mark.parametrize(
+    "text", ["Android phones sold in 2020", "什么是年假？", "那不勒斯有多少人口？", "RAG"]
+)
+def test_no_follow_ups(text: str) -> None:
+    before = Message(role="user", content="介绍一下阿里巴巴 Reykjavik")
+    assert "阿里巴巴" not in read_question([before, Message(role="user", content=text)]).wanted

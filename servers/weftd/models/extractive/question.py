@@ -36,7 +36,8 @@ _LEANS = re.compile(
     re.IGNORECASE,
 )
 _GOES_ON = re.compile(
-    r"^\W*(?:and|but|so|also|what about|how about|那么?|还有|以及|另外|然后)|呢\W*$", re.IGNORECASE
+    r"^\W*(?:(?:and|but|so|also|what about|how about)\b|那么?(?!不)|还有|以及|另外|然后)|呢\W*$",
+    re.IGNORECASE,
 )
 _OVERVIEW = re.compile(
     r"(?:总结|概括|概述|归纳).{0,6}(?:文档|文件|资料|内容|文章|报告|全文)"
@@ -106,7 +107,7 @@ def read_question(messages: Sequence[Message]) -> Question:
     wanted = own
     words = set(stems(text))
     earlier = messages[:-1]
-    if (len(own) <= _FEW_WORDS and _LEANS.search(text)) or _GOES_ON.search(text) or (own and len(own) <= 1):
+    if _leans_on_earlier(text):
         before = _earlier(earlier)
         most = _EARLIER_SHARE * sum(own.values()) / (sum(before.values()) or 1) if own else 1.0
         wanted = {key: value * min(1.0, most) for key, value in before.items()} | own
@@ -123,6 +124,15 @@ def read_question(messages: Sequence[Message]) -> Question:
             (re.compile(shape) for asked, shape in _ASKED_FOR if re.search(asked, text, re.IGNORECASE)), None
         ),
     )
+
+
+def _leans_on_earlier(text: str) -> bool:
+    words = [token for token in _in_order(text) if weight(token)]
+    if not words or _GOES_ON.search(text):
+        return True
+    if len(words) == 1 and not _phrases(text) and _form(text) == "fact":  # "创始人是谁？"
+        return True
+    return len(words) <= _FEW_WORDS and bool(_LEANS.search(text))
 
 
 def _earlier(messages: Sequence[Message]) -> dict[str, float]:
