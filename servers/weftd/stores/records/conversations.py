@@ -17,7 +17,7 @@ from weftd.stores.records.conversation_tables import (
     turn_events,
     turns,
 )
-from weftd.stores.records.turns import find, text_so_far
+from weftd.stores.records.turns import find, lock, text_so_far
 
 __all__ = [
     "ConversationRow",
@@ -174,11 +174,14 @@ def delete(connection: sa.Connection, tenant: str, conversation_id: str) -> bool
     The worker of a running turn finds that it has lost it.
     """
     key = {"tenant": tenant, "conversation_id": conversation_id}
-    of_turns = sa.select(turns.c.turn_id).filter_by(**key)
-    connection.execute(sa.delete(turn_events).where(turn_events.c.turn_id.in_(of_turns)))
-    for table in (answer_references, ratings, turns, messages):
+    if not lock(connection, tenant, conversation_id):
+        return False
+    # The turns first: who ends one meanwhile is waited for, and what that left is deleted below.
+    gone = connection.execute(sa.delete(turns).filter_by(**key).returning(turns.c.turn_id)).scalars().all()
+    connection.execute(sa.delete(turn_events).where(turn_events.c.turn_id.in_(gone)))
+    for table in (answer_references, ratings, messages, conversations):
         connection.execute(sa.delete(table).filter_by(**key))
-    return connection.execute(sa.delete(conversations).filter_by(**key)).rowcount > 0
+    return True
 
 
 def rate(connection: sa.Connection, tenant: str, rating: RateAnswerRequest, now_ms: int) -> bool:

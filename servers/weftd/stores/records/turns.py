@@ -36,6 +36,7 @@ __all__ = [
     "events_after",
     "find",
     "history",
+    "lock",
     "text_so_far",
     "withdraw",
 ]
@@ -341,6 +342,7 @@ def withdraw(
 ) -> None:
     """Takes back a turn that failed before its first event, so that it can be asked again."""
     key = {"tenant": tenant, "conversation_id": conversation_id}
+    lock(connection, tenant, conversation_id)
     gone = connection.execute(
         sa.delete(turns).filter_by(**key, request_id=request_id, owner=worker, status="running", last_seq=0)
     )
@@ -349,6 +351,12 @@ def withdraw(
     connection.execute(sa.delete(messages).filter_by(**key, request_id=request_id))
     if connection.execute(sa.select(turns.c.turn_id).filter_by(**key).limit(1)).first() is None:
         connection.execute(sa.delete(conversations).filter_by(**key))
+
+
+def lock(connection: sa.Connection, tenant: str, conversation_id: str) -> bool:
+    """Keeps others from beginning a turn in a conversation until the commit. False where there is none."""
+    row = sa.select(conversations.c.tenant).filter_by(tenant=tenant, conversation_id=conversation_id)
+    return connection.execute(row.with_for_update()).first() is not None
 
 
 def events_after(connection: sa.Connection, turn_id: int, after_seq: int, most: int) -> list[ChatEvent]:
