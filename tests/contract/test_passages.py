@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from weftd.errors import Unavailable, reason_name
 from weftd.stores.passages.lance import LancePassages
 from weftd.stores.passages.port import DensePassages, LexicalPassages, Passage, Scope
 from weftd.text.tokens import search_tokens
@@ -217,6 +218,19 @@ async def test_lance_readers_see_what_another_connection_wrote(tmp_path: Path, t
     await reader.close()
 
 
+async def test_lance_takes_writers_side_by_side(tmp_path: Path, tenant: str) -> None:
+    """The table is made by whoever comes first, and no one's rows are lost."""
+    stores = [await LancePassages.connect(tmp_path) for _ in range(3)]
+    jobs = [
+        put(store, tenant, passage(f"d{number}", 0, f"word{number}")) for number, store in enumerate(stores)
+    ]
+    await asyncio.gather(*jobs)
+    assert await stores[0].count(Scope(tenant)) == 3
+    assert await matched(stores[1], Scope(tenant), "word2") == [("d2", 0)]
+    for store in stores:
+        await store.close()
+
+
 async def test_lance_takes_deleted_bytes_off_the_disk(tmp_path: Path, tenant: str) -> None:
     store = await LancePassages.connect(tmp_path)
     many = [passage("kept", number, f"ordinary text {number}") for number in range(500)]
@@ -283,3 +297,41 @@ async def test_lance_finds_the_same_with_an_index_of_vectors(
 
 def _on_disk(directory: Path, secret: bytes) -> bool:
     return any(secret in path.read_bytes() for path in directory.rglob("*") if path.is_file())
+
+
+def _damage(directory: Path) -> None:
+    for path in directory.rglob("*.manifest"):
+        path.write_bytes(b"damaged")
+
+
+def _refused(error: Unavailable) -> None:
+    assert reason_name(error.reason) == "BACKEND_UNAVAILABLE"
+    assert error.metadata == {"backend": "passages"}
+
+
+async def test_a_directory_that_cannot_be_used_is_unavailable(tmp_path: Path, tenant: str) -> None:
+    (tmp_path / "file").write_text("not a directory")
+    with pytest.raises(Unavailable) as refused:
+        store = await LancePassages.connect(tmp_path / "file")
+        await put(store, tenant, passage("a", 0, "x"))
+    _refused(refused.value)
+
+
+async def test_damaged_files_are_unavailable(tmp_path: Path, tenant: str) -> None:
+    store = await LancePassages.connect(tmp_path)
+    await put(store, tenant, passage("a", 0, "x"))
+    await store.close()
+    _damage(tmp_path)
+    store = await LancePassages.connect(tmp_path)
+    with pytest.raises(Unavailable) as refused:
+        await found(store, Scope(tenant))
+    _refused(refused.value)
+    await store.close()
+
+
+async def test_a_milvus_that_is_not_there_is_named(tmp_path: Path) -> None:
+    from weftd.stores.passages.milvus import MilvusPassages
+
+    with pytest.raises(Unavailable, match=r"127\.0\.0\.1:1\b") as refused:
+        await MilvusPassages.connect("http://127.0.0.1:1")
+    _refused(refused.value)

@@ -21,9 +21,9 @@ from weftd.text.language import is_east_asian
 # The threads are ours: the tokenizer's own pool would take every core.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-_BATCH_TEXTS = 32
-# Padded tokens of a batch: more gains nothing on a CPU, and holds a thread (and a query behind it) longer.
-_BATCH_TOKENS = 4_096
+_BATCH_TEXTS = 16
+# Padded tokens of a batch: on a CPU more costs rather than saves, and a query behind it waits longer.
+_BATCH_TOKENS = 1_024
 # Texts that are tokenized before the first of them is embedded.
 _WINDOW_TEXTS = 1_024
 

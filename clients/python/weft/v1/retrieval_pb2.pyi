@@ -127,7 +127,9 @@ class SearchMetadata(_message.Message):
 
     @_builtins.property
     def degraded(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """What was missing: "dense", "lexical". Empty: nothing."""
+        """What was missing: "dense", "lexical", "datasets" (some were indexed with another embedding model
+        than the one set now: index them again). Empty: nothing.
+        """
 
     def __init__(
         self,

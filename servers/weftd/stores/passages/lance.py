@@ -44,7 +44,7 @@ _OPEN_TABLES = 256
 _INDEXED_FROM_ROWS = 10_000
 _SEARCH_WIDTH = 200
 # While one process compacts, another may read files that go: it opens the table again.
-_ATTEMPTS = 4
+_ATTEMPTS = 6
 _VERSIONS_KEPT = timedelta(minutes=10)
 
 warnings.filterwarnings("ignore", message=r"optimize\(cleanup_older_than=0\)")
@@ -80,7 +80,7 @@ class LancePassages:
             await merging.execute(rows)
 
         name = _table_name(tenant, model_id)
-        if await self._open(name) is None:
+        if name not in self._tables:
             await self._retried(lambda: self._create(name, rows.schema))
         await self._on_table(name, merge)
 
@@ -139,7 +139,7 @@ class LancePassages:
             start = page.tables[-1]
 
     async def _create(self, name: str, schema: Any) -> None:
-        """Makes the table with its index of words; another process may be doing the same."""
+        """Makes the table and its index of words if they are missing; another process may do the same."""
         table = await self._connection.create_table(name, schema=schema, exist_ok=True)
         if not await table.list_indices():
             await _index_words(table)
@@ -185,16 +185,17 @@ class LancePassages:
 
 
 async def _compact(table: Any, *, erase: bool) -> None:
+    indexes = {index.columns[0]: index.name for index in await table.list_indices()}
     if erase:
         # LanceDB itself leaves deleted rows in files of which most rows live, and their words in the index.
         await table.update(updates_sql={"ordinal": "ordinal"})  # writes every row anew
+    if erase or "tokens" not in indexes:
         await _index_words(table)
-    of_vectors = [index.name for index in await table.list_indices() if index.columns == ["vector"]]
     if await table.count_rows() >= _INDEXED_FROM_ROWS:
-        if erase or not of_vectors:
+        if erase or "vector" not in indexes:
             await table.create_index("vector", config=HnswSq(distance_type="cosine"), replace=True)
-    elif erase and of_vectors:
-        await table.drop_index(of_vectors[0])
+    elif erase and "vector" in indexes:
+        await table.drop_index(indexes["vector"])
     await table.optimize(cleanup_older_than=timedelta(0) if erase else _VERSIONS_KEPT)
 
 

@@ -77,7 +77,10 @@ class PassageStore(Protocol):
         passages: Sequence[Passage],
         vectors: npt.NDArray[np.float32],
     ) -> None:
-        """Stores `passages` with their `vectors` (len(passages), dim); replaces those put before."""
+        """Stores `passages` with their `vectors` (len(passages), dim); replaces those put before.
+
+        Of one key put by two callers at the same moment both may stay, until it is put or deleted again.
+        """
         ...
 
     async def delete(self, tenant: str, dataset_id: str, document_ids: Sequence[str] = ()) -> None:

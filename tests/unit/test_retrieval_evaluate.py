@@ -1,0 +1,106 @@
+"""Question sets in the layouts of HotpotQA, MuSiQue and SQuAD, and their recall."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from weftd.retrieval.evaluate import evaluate_retrieval, read_questions
+from weftd.text.language import is_east_asian
+
+
+class Letters:
+    model_id, dim, max_tokens = "letters@1", 26, 512
+
+    def supports(self, text: str) -> bool:
+        return not is_east_asian(text)
+
+    async def embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        counts = [[1e-3 + text.lower().count(chr(97 + letter)) for letter in range(26)] for text in texts]
+        vectors = np.array(counts, np.float32)
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+    def token_spans(self, text: str) -> list[tuple[int, int]]:
+        return []
+
+    async def close(self) -> None: ...
+
+
+def write(directory: Path, name: str, content: Any) -> Path:
+    path = directory / name
+    path.write_text(json.dumps(content, ensure_ascii=False), "utf-8")
+    return path
+
+
+def hotpot(directory: Path) -> Path:
+    corpus = {
+        "Zebra": ["Zebras have stripes.", " They live in Africa."],
+        "Lion": ["Lions roar."],
+        "Owl": ["Owls fly."],
+    }
+    write(directory, "hotpot_corpus.json", corpus)
+    question = {
+        "question": "Do zebras and lions roar?",
+        "supporting_facts": [["Zebra", 0], ["Lion", 0], ["Zebra", 1]],
+    }
+    return write(directory, "hotpot.json", [question])
+
+
+def test_hotpotqa(tmp_path: Path) -> None:
+    questions = read_questions(hotpot(tmp_path))
+    assert questions.passages[0] == ("Zebra", "Zebras have stripes. They live in Africa.")
+    assert questions.questions[0].gold == {0, 1}
+
+
+def test_musique_tells_passages_of_one_title_apart(tmp_path: Path) -> None:
+    corpus = [{"title": "A", "text": "one"}, {"title": "A", "text": "two"}]
+    write(tmp_path, "m_corpus.json", corpus)
+    paragraphs = [
+        {"title": "A", "paragraph_text": "two", "is_supporting": True},
+        {"title": "A", "paragraph_text": "one", "is_supporting": False},
+    ]
+    missing = [{"title": "B", "paragraph_text": "not in the corpus", "is_supporting": True}]
+    asked = [{"question": "q", "paragraphs": paragraphs}, {"question": "r", "paragraphs": missing}]
+    questions = read_questions(write(tmp_path, "m.json", asked))
+    assert [question.gold for question in questions.questions] == [{1}]
+
+
+def test_squad_leaves_out_what_has_no_answer(tmp_path: Path) -> None:
+    qas = [{"question": "谁？"}, {"question": "何时？", "is_impossible": True}]
+    paragraphs = [{"context": "一", "qas": []}, {"context": "二", "qas": qas}]
+    path = write(tmp_path, "s.json", {"data": [{"title": "题", "paragraphs": paragraphs}]})
+    questions = read_questions(path)
+    assert [(question.text, question.gold) for question in questions.questions] == [("谁？", {1})]
+
+
+@pytest.mark.parametrize("content", [[{"question": "q"}], {"data": [{}]}, {"other": 1}, 3, [1]])
+def test_another_layout_is_refused_by_name(tmp_path: Path, content: Any) -> None:
+    write(tmp_path, "x_corpus.json", {})
+    with pytest.raises(ValueError, match=r"x\.json"):
+        read_questions(write(tmp_path, "x.json", content))
+
+
+def test_a_missing_corpus_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"alone_corpus\.json"):
+        read_questions(write(tmp_path, "alone.json", []))
+
+
+async def test_recall_of_each_route_and_of_both(tmp_path: Path) -> None:
+    recalls = {recall.route: recall for recall in await evaluate_retrieval(hotpot(tmp_path), Letters())}
+    assert set(recalls) == {"dense", "lexical", "fused"}
+    assert recalls["lexical"].at_2 == recalls["fused"].at_5 == 1.0
+    assert recalls["dense"].questions == 1
+
+
+async def test_questions_that_the_embedder_cannot_read_are_found_by_their_words(tmp_path: Path) -> None:
+    qas = [{"question": "斑马有什么？"}]
+    paragraphs = [{"context": "斑马有条纹。", "qas": qas}, {"context": "狮子会吼叫。", "qas": []}]
+    path = write(tmp_path, "zh.json", {"data": [{"paragraphs": paragraphs}]})
+    dense, lexical, fused = await evaluate_retrieval(path, Letters())
+    assert (dense.questions, lexical.at_2, fused.at_2) == (0, 1.0, 1.0)
