@@ -8,15 +8,17 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
 from tokenizers import Tokenizer
 
-from weftd.inference.bert import Pooling
 from weftd.text.language import is_east_asian
+
+if TYPE_CHECKING:
+    from weftd.inference.bert import Pooling
 
 # The threads are ours: the tokenizer's own pool would take every core.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

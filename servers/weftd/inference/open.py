@@ -7,12 +7,14 @@ import json
 import tempfile
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tokenizers import Tokenizer
 
-from weftd.inference.bert import Pooling, write_onnx
 from weftd.inference.onnx_embedder import ModelFiles, OnnxEmbedder
+
+if TYPE_CHECKING:
+    from weftd.inference.bert import Pooling
 
 _ONNX_NAMES = ("model.onnx", "onnx/model.onnx")
 _SAMPLE_BYTES = 1 << 20
@@ -82,6 +84,8 @@ def _converted(weights: Path, config: dict[str, Any], pooling: Pooling, target: 
         raise ModelFilesMissing(
             f"{weights.parent} has no config.json, which model.safetensors needs. Add it."
         )
+    from weftd.inference.bert import write_onnx  # half a second of imports, for the first start only
+
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".writing-") as scratch:
         written = Path(scratch) / "model.onnx"
