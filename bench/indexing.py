@@ -23,13 +23,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import lancedb
 
-from bench.setting import client, fresh_mesh, indexed, prose, spread, table
+from bench.setting import client, fresh_mesh, indexed, prose, spread, stored, table
 from tests.servers.mesh import Mesh
 from weftd.stores.passages.port import Passage, searchable
 
-ROUNDS = 3
+ROUNDS = 2
 # Makes about 1,000 passages of some 200 tokens.
 WORDS = 92_000
 COLUMNS = ("dataset_id", "document_id", "ordinal", "name", "page", "heading", "content", "uploaded_at_ms")
@@ -61,16 +60,6 @@ def _steps(mesh: Mesh) -> list[dict[str, Any]]:
 
 def _seconds(step: dict[str, Any]) -> float:
     return datetime.fromisoformat(step["timestamp"]).timestamp()
-
-
-def stored_texts(mesh: Mesh, dataset_id: str) -> list[str]:
-    """What was embedded, from the store."""
-    database = lancedb.connect(mesh.data / "passages")
-    texts = []
-    for name in database.table_names():
-        rows = database.open_table(name).search().where(f"dataset_id = '{dataset_id}'").limit(100_000)
-        texts += [searchable(Passage(**row)) for row in rows.select(list(COLUMNS)).to_list()]
-    return texts
 
 
 def bare(mesh: Mesh, file: Path) -> float:
@@ -105,7 +94,7 @@ def main() -> None:
         tempfile.TemporaryDirectory() as scratch,
     ):
         index(mesh, rest, "warm")
-        texts = stored_texts(mesh, "warm")
+        texts = [searchable(Passage(**{name: row[name] for name in COLUMNS})) for row in stored(mesh, "warm")]
         file = Path(scratch) / "texts.json"
         file.write_text(json.dumps(texts))
         alone.append(len(texts) / bare(mesh, file))

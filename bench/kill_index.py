@@ -21,11 +21,10 @@ from datetime import datetime
 from typing import Any
 
 import httpx
-import lancedb
 import numpy as np
 import psutil
 
-from bench.setting import client, fresh_mesh, indexed, processes, prose, table
+from bench.setting import client, fresh_mesh, indexed, processes, prose, stored, table
 from tests.servers.mesh import Mesh
 
 __all__ = ["Disturbed", "disturb"]
@@ -134,14 +133,11 @@ def _finished(mesh: Mesh, job_id: str) -> set[Step]:
 
 def _passages(mesh: Mesh, dataset: str, status: dict[str, object]) -> Passages:
     """Content and vector of each passage by (document's name, ordinal)."""
-    database = lancedb.connect(mesh.data / "passages")
     found: Passages = {}
-    for name in database.table_names():
-        query = database.open_table(name).search().where(f"dataset_id = '{dataset}'").limit(1_000_000)
-        for row in query.to_list():
-            key = (row["name"], row["ordinal"])
-            assert key not in found, f"{key} is there twice"
-            found[key] = ({column: row[column] for column in CONTENT}, np.array(row["vector"], np.float32))
+    for row in stored(mesh, dataset):
+        key = (row["name"], row["ordinal"])
+        assert key not in found, f"{key} is there twice"
+        found[key] = ({column: row[column] for column in CONTENT}, np.array(row["vector"], np.float32))
     assert str(len(found)) == str(status["chunks"]), (len(found), status)
     return found
 

@@ -6,6 +6,7 @@ import contextlib
 import os
 import platform
 import random
+import signal
 import statistics
 import sys
 import tempfile
@@ -14,13 +15,27 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import httpx
+import lancedb
 import psutil
 
 from tests.servers.mesh import Mesh, running_mesh
 
-__all__ = ["MemoryWatch", "client", "conditions", "fresh_mesh", "indexed", "percentile", "prose", "table"]
+__all__ = [
+    "MemoryWatch",
+    "client",
+    "conditions",
+    "fresh_mesh",
+    "indexed",
+    "percentile",
+    "processes",
+    "prose",
+    "spread",
+    "stored",
+    "table",
+]
 
 _SYLLABLES = (
     "ba",
@@ -63,7 +78,8 @@ _COMMON = (
 
 @contextlib.contextmanager
 def fresh_mesh(environment: Mapping[str, str] | None = None) -> Iterator[Mesh]:
-    """`weft up` with data of its own, which are removed at the end."""
+    """`weft up` with data of its own, which are removed at the end, also by SIGTERM."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with tempfile.TemporaryDirectory(prefix="weft-bench-") as directory:
         unlimited = {"WEFT_REQUESTS_PER_MINUTE": "1000000"}
         with running_mesh(Path(directory), "one", {**unlimited, **(environment or {})}) as mesh:
@@ -101,8 +117,18 @@ def indexed(rest: httpx.Client, dataset_id: str, timeout_s: float = 900) -> dict
             return dict(answer)
         if answer["status"] == "failed":
             raise RuntimeError(f"indexing failed: {answer}")
-        time.sleep(0.02)
+        time.sleep(0.05)
     raise RuntimeError(f"not indexed within {timeout_s} s: {answer}")
+
+
+def stored(mesh: Mesh, dataset_id: str) -> list[dict[str, Any]]:
+    """The rows of a dataset in the embedded passage store, by document and ordinal."""
+    database = lancedb.connect(mesh.data / "passages")
+    rows: list[dict[str, Any]] = []
+    for name in database.list_tables(limit=1000).tables:
+        query = database.open_table(name).search().where(f"dataset_id = '{dataset_id}'")
+        rows += query.limit(1_000_000).to_list()
+    return sorted(rows, key=lambda row: (row["name"], row["ordinal"]))
 
 
 def prose(seed: int, words: int) -> str:
