@@ -1,23 +1,19 @@
-"""The knowledge service's parts on a directory, and the job process as a program of its own.
+"""The knowledge service's parts on a directory, and the service and the job process as programs.
 
-    python -m tests.servers.knowledge jobs DIRECTORY EMBEDDER_ID    runs jobs until it is killed
-    python -m tests.servers.knowledge serve DIRECTORY               serves KnowledgeService; prints its port
-
-An embedder that needs no model stands in for the real one. With `steps.log` in the directory, each step
-that begins is written there as `WORKFLOW STEP`.
+An embedder that needs no model stands in for the real one. Each step of a job that begins is written to
+`steps.log` in the directory, as `WORKFLOW STEP`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
 import os
 import re
-import signal
-import subprocess
 import sys
 import tempfile
 import zlib
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -165,33 +161,52 @@ async def served(knowledge: Knowledge) -> AsyncIterator[str]:
         await server.stop(0)
 
 
-@contextmanager
-def serving_process(directory: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    """The service in a process of its own, and its address. Killed with -9 at the end."""
-    with _program("serve", str(directory)) as (process, address):
-        yield process, address
+# Its processes are forked from one that has imported everything: they start in no time.
+_FORKS = multiprocessing.get_context("forkserver")
+_FORKS.set_forkserver_preload(["tests.servers.knowledge"])
 
 
 @contextmanager
-def _program(*arguments: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    """This file as a process, and the first line that it prints."""
-    command = [sys.executable, "-m", "tests.servers.knowledge", *arguments]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2])
+def serving_process(directory: Path) -> Iterator[tuple[int, str]]:
+    """The service in a process of its own: its id and address. Killed with -9 at the end."""
+    with _program(_serve, directory) as (process, address):
+        yield process.pid, address
+
+
+@contextmanager
+def job_process(directory: Path) -> Iterator[Callable[[], None]]:
+    """The job process, ready; gives what kills it with -9, as the end of the context does."""
+    with _program(_jobs, directory) as (process, _):
+
+        def kill() -> None:
+            process.kill()
+            process.join()
+
+        yield kill
+
+
+@contextmanager
+def _program(
+    main: Callable[[Path, Callable[[str], None]], Coroutine[Any, Any, None]], directory: Path
+) -> Iterator[tuple[Any, str]]:
+    """`main` in a process of its own, and the first word that it says."""
+    ours, theirs = _FORKS.Pipe(duplex=False)
+    process = _FORKS.Process(target=_run, args=(main, directory, theirs))
+    process.start()
+    theirs.close()
     try:
-        assert process.stdout is not None
-        line = process.stdout.readline().decode().strip()
-        assert line, "the process did not start"
-        yield process, line
+        yield process, ours.recv()
     finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.kill()
+        process.join()
+        ours.close()
 
 
-@contextmanager
-def job_process(directory: Path, embedder_id: str = "words-1") -> Iterator[subprocess.Popen[bytes]]:
-    """The job process, ready. Killed with -9 at the end of the context."""
-    with _program("jobs", str(directory), embedder_id) as (process, _):
-        yield process
+def _run(
+    main: Callable[[Path, Callable[[str], None]], Coroutine[Any, Any, None]], directory: Path, says: Any
+) -> None:
+    _log_steps(directory / "steps.log")
+    asyncio.run(main(directory, says.send))
 
 
 def _log_steps(path: Path) -> None:
@@ -209,21 +224,13 @@ def _log_steps(path: Path) -> None:
     )
 
 
-async def _jobs(directory: Path, embedder_id: str) -> None:
+async def _jobs(directory: Path, say: Callable[[str], None]) -> None:
     async with opened(directory) as knowledge:
-        await knowledge.jobs(WordEmbedder(embedder_id)).run(lambda: print("ready", flush=True))  # noqa: T201
+        await knowledge.jobs().run(lambda: say("ready"))
 
 
-async def _serve(directory: Path) -> None:
+async def _serve(directory: Path, say: Callable[[str], None]) -> None:
     async with opened(directory) as knowledge, served(knowledge) as address:
         await knowledge.uploads.recover()
-        print(address, flush=True)  # noqa: T201
+        say(address)
         await asyncio.Event().wait()
-
-
-if __name__ == "__main__":
-    if sys.argv[1] == "jobs":
-        _log_steps(Path(sys.argv[2]) / "steps.log")
-        asyncio.run(_jobs(Path(sys.argv[2]), sys.argv[3]))
-    else:
-        asyncio.run(_serve(Path(sys.argv[2])))

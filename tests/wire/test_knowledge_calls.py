@@ -82,7 +82,7 @@ def left_over(directory: Path) -> list[str]:
 
 
 async def until(happened: Callable[[], bool]) -> None:
-    while not happened():  # noqa: ASYNC110 - another process does it
+    while not happened():
         await asyncio.sleep(0.01)
 
 
@@ -268,11 +268,11 @@ async def test_what_a_killed_server_was_receiving_is_gone(tmp_path: Path) -> Non
 @both
 async def test_a_large_upload_is_not_held_in_memory(tmp_path: Path, kind: str) -> None:
     content = random.Random(1).randbytes(MIB)
-    with serving_process(tmp_path) as (process, address):
+    with serving_process(tmp_path) as (pid, address):
         async with grpc.aio.insecure_channel(address) as channel:
             stub = knowledge_pb2_grpc.KnowledgeServiceStub(channel)
             await upload(stub, kind, ("warm.bin", content))
-            server = psutil.Process(process.pid)
+            server = psutil.Process(pid)
             idle = server.memory_info().rss
             most = 0
 

@@ -16,6 +16,7 @@ from weftd.errors import InvalidArgument, ResourceExhausted, Unavailable
 from weftd.knowledge.form import Form, malformed
 from weftd.knowledge.ids import check_dataset_id, new_dataset_id
 from weftd.knowledge.intake import IncomingFile, Intake, UploadLimits
+from weftd.knowledge.memory import return_large_blocks
 from weftd.stores.blobs.port import Blobs, BlobWriter
 from weftd.stores.records import documents
 from weftd.stores.records.documents import StoredFile
@@ -47,6 +48,7 @@ class Uploads:
         self._blobs = blobs
         self._limits = limits
         self._running = 0
+        return_large_blocks()
 
     async def recover(self) -> None:
         """Settles what uploads left behind whose process died. Call it once, at the start."""
@@ -85,17 +87,20 @@ class Uploads:
         """An upload as a multipart form; the first piece has its content type."""
         async with self._intake(tenant) as intake:
             form: Form | None = None
-            gathered = bytearray()
+            gathered: list[bytes] = []
+            size = 0
             async for piece in pieces:
                 if form is None:
                     form = Form(piece.content_type, intake)
-                gathered += piece.data
-                if len(gathered) >= _GATHER_BYTES:
-                    await _on_thread(partial(form.feed, bytes(gathered)))
+                gathered.append(piece.data)
+                size += len(gathered[-1])
+                if size >= _GATHER_BYTES:
+                    await _on_thread(partial(form.feed, b"".join(gathered)))
                     gathered.clear()
+                    size = 0
             if form is None:
                 raise malformed("empty")
-            await _on_thread(partial(form.feed, bytes(gathered)))
+            await _on_thread(partial(form.feed, b"".join(gathered)))
             return await self._keep(tenant, form.finish(), intake)
 
     @contextlib.asynccontextmanager
