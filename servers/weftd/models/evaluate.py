@@ -66,8 +66,7 @@ class AnswersReport:
 
     def __str__(self) -> str:
         lines = [
-            f"{self.questions} questions, {self.language}, each with and without the documents that "
-            f"hold its answer",
+            f"{self.questions} {self.language} questions, each with and without its documents",
             f"answered, of the answerable:            {self.answered:7.1%}",
             f"said to be unanswered, of the others:   {self.declined:7.1%}",
             f"answers that hold the expected words:   {self.contained:7.1%}",
