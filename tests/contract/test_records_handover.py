@@ -30,7 +30,7 @@ from weftd import errors
 from weftd.chat import writer
 from weftd.chat.room import ChatTurns
 from weftd.rpc.drain import Drain
-from weftd.stores.records import conversations, turns
+from weftd.stores.records import conversations, turn_log, turns
 from weftd.stores.records.conversation_tables import chat_workers
 from weftd.stores.records.engine import Records
 
@@ -145,10 +145,10 @@ async def stored_events(records: Records, words: int) -> list[ChatEvent]:
 
     def look(connection: sa.Connection) -> list[ChatEvent]:
         turn = turns.find(connection, "acme", "c1", "r1")
-        return [] if turn is None else turns.events_after(connection, turn.turn_id, 0, 100)
+        return [] if turn is None else turn_log.events_after(connection, turn.turn_id, 0, 100)
 
     async with asyncio.timeout(10):
-        while text_of(events := await records.read(look)) != "".join(WORDS[:words]):  # noqa: ASYNC110 (it is rows)
+        while text_of(events := await records.read(look)) != "".join(WORDS[:words]):
             await asyncio.sleep(0.005)
     return events
 

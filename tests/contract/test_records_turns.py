@@ -8,9 +8,10 @@ from typing import Any
 
 from weft.v1.chat_pb2 import ChatEvent, RateAnswerRequest
 from weft.v1.common_pb2 import Message, Reference
-from weftd.stores.records import conversations, handover, turns, workers
+from weftd.stores.records import conversations, handover, turn_log, turns, workers
 from weftd.stores.records.engine import Records
-from weftd.stores.records.turns import Begun, Busy, End, NewTurn, StoredTurn
+from weftd.stores.records.turn_log import End
+from weftd.stores.records.turns import Begun, Busy, NewTurn, StoredTurn
 
 STALE_MS = 3_000
 NOW = time.time_ns() // 1_000_000
@@ -66,7 +67,7 @@ async def finish(
         ChatEvent(type="done", seq=3),
     ]
     ending = End("complete", text, references, NOW)
-    assert await records.write(lambda c: turns.end(c, "acme", turn_id, "w1", 0, events, ending))
+    assert await records.write(lambda c: turn_log.end(c, "acme", turn_id, "w1", 0, events, ending))
 
 
 async def test_one_turn_for_a_request_and_one_that_runs(records: Records) -> None:
@@ -110,14 +111,14 @@ async def test_only_the_owner_goes_on_and_only_where_it_stopped(records: Records
     turn_id = (await begun(records, new_turn())).turn_id
 
     async def append(worker: str, after: int, *events: ChatEvent) -> bool:
-        return await records.write(lambda c: turns.append(c, turn_id, worker, after, events))
+        return await records.write(lambda c: turn_log.append(c, turn_id, worker, after, events))
 
     assert await append("w1", 0, delta(1), delta(2))
     assert await append("w1", 0, delta(1), delta(2)), "the same commit again changes nothing"
     assert not await append("w2", 2, delta(3))
     assert not await append("w1", 1, delta(2, "other"), delta(3))
     assert await append("w1", 2, delta(3))
-    stored = await records.read(lambda c: turns.events_after(c, turn_id, 1, 100))
+    stored = await records.read(lambda c: turn_log.events_after(c, turn_id, 1, 100))
     assert stored == [delta(2), delta(3)]
 
 
@@ -154,7 +155,7 @@ async def test_a_turn_that_is_taken_back_leaves_nothing(records: Records) -> Non
 async def test_a_dead_owners_turn_is_taken_over_once(records: Records) -> None:
     await beat(records, "w1", "w2", "w3")
     turn_id = (await begun(records, new_turn())).turn_id
-    await records.write(lambda c: turns.append(c, turn_id, "w1", 0, [delta(1, "Half an ")]))
+    await records.write(lambda c: turn_log.append(c, turn_id, "w1", 0, [delta(1, "Half an ")]))
 
     async def take_over(worker: str) -> handover.TakenOver | None:
         key = ("acme", "c1", "r1")
@@ -166,16 +167,16 @@ async def test_a_dead_owners_turn_is_taken_over_once(records: Records) -> None:
     await records.write(lambda c: workers.retire(c, "w1"))
     taken = [each for each in await asyncio.gather(take_over("w2"), take_over("w3")) if each]
     assert [(each.last_seq, each.text, each.question) for each in taken] == [(1, "Half an ", "谁创立了它？")]
-    assert not await records.write(lambda c: turns.append(c, turn_id, "w1", 1, [delta(2)]))
+    assert not await records.write(lambda c: turn_log.append(c, turn_id, "w1", 1, [delta(2)]))
 
 
 async def test_a_dead_owners_turn_does_not_lock_its_conversation(records: Records) -> None:
     await beat(records, "w2")
     dead = await begun(records, new_turn(worker="dead"))
-    await records.write(lambda c: turns.append(c, dead.turn_id, "dead", 0, [delta(1, "Half")]))
+    await records.write(lambda c: turn_log.append(c, dead.turn_id, "dead", 0, [delta(1, "Half")]))
     second = await begun(records, new_turn("r2", worker="w2"))
     assert [message.content for message in second.history] == ["谁创立了它？", "Half"]
-    events = await records.read(lambda c: turns.events_after(c, dead.turn_id, 0, 10))
+    events = await records.read(lambda c: turn_log.events_after(c, dead.turn_id, 0, 10))
     assert [(event.type, event.reason, event.seq) for event in events] == [
         ("delta", "", 1),
         ("error", "INTERRUPTED", 2),
@@ -296,7 +297,7 @@ async def test_a_deleted_documents_quotes_are_forgotten(records: Records) -> Non
 
     async def quoted() -> tuple[list[str], list[str]]:
         page = await records.read(lambda c: conversations.page(c, "acme", "c1", 10))
-        events = await records.read(lambda c: turns.events_after(c, turn.turn_id, 0, 10))
+        events = await records.read(lambda c: turn_log.events_after(c, turn.turn_id, 0, 10))
         return (
             [reference.document_id for reference in page[1].references],
             [reference.document_id for reference in events[1].references],

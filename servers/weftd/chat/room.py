@@ -25,7 +25,7 @@ from weftd.chat.upkeep import Upkeep
 from weftd.chat.writer import TurnWriter, request_id_reused
 from weftd.errors import FailedPrecondition, InvalidArgument, NotFound, ResourceExhausted
 from weftd.rpc.drain import Drain
-from weftd.stores.records import conversations, handover, turns
+from weftd.stores.records import conversations, handover, turn_log
 from weftd.stores.records.engine import Records
 from weftd.stores.records.turns import StoredTurn
 
@@ -268,7 +268,7 @@ class ChatTurns:
                     yield event
             if after_seq >= turn.forgotten:
                 return
-            stored = partial(turns.events_after, turn_id=turn.turn_id, after_seq=after_seq, most=_BATCH)
+            stored = partial(turn_log.events_after, turn_id=turn.turn_id, after_seq=after_seq, most=_BATCH)
             for event in await self._records.read(stored):
                 after_seq = event.seq
                 yield event

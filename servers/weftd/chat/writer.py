@@ -26,9 +26,10 @@ from weftd.errors import (
     WeftError,
     reason_name,
 )
-from weftd.stores.records import handover, turns
+from weftd.stores.records import handover, turn_log, turns
 from weftd.stores.records.engine import Records
-from weftd.stores.records.turns import Begun, Busy, End, NewTurn
+from weftd.stores.records.turn_log import End
+from weftd.stores.records.turns import Begun, Busy, NewTurn
 
 __all__ = ["TurnWriter", "request_id_reused"]
 
@@ -156,7 +157,7 @@ class TurnWriter:
         """Commits events, then shows them. False: another process has the turn now."""
         after_seq = turn.seq
         if not await self._store(
-            lambda connection: turns.append(connection, turn.turn_id, self._worker, after_seq, events)
+            lambda connection: turn_log.append(connection, turn.turn_id, self._worker, after_seq, events)
         ):
             turn.leave(State.ELSEWHERE)
             return False
@@ -176,7 +177,7 @@ class TurnWriter:
         end = End(ending.status, text, ending.references, _now_ms())
         events = [*events, *ending.events]
         if await self._store(
-            lambda connection: turns.end(
+            lambda connection: turn_log.end(
                 connection, turn.key.tenant, turn.turn_id, self._worker, after_seq, events, end
             ),
             durable=True,

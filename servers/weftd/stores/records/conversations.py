@@ -17,7 +17,8 @@ from weftd.stores.records.conversation_tables import (
     turn_events,
     turns,
 )
-from weftd.stores.records.turns import find, lock, text_so_far
+from weftd.stores.records.turn_log import text_so_far
+from weftd.stores.records.turns import find, lock
 
 __all__ = [
     "ConversationRow",

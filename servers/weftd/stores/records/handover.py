@@ -9,7 +9,8 @@ import sqlalchemy as sa
 from weft.v1.chat_pb2 import ChatEvent
 from weft.v1.common_pb2 import Message
 from weftd.stores.records.conversation_tables import chat_workers, turn_events, turns
-from weftd.stores.records.turns import StoredTurn, close_ownerless, events_after, find, history, text_so_far
+from weftd.stores.records.turn_log import close_ownerless, events_after, text_so_far
+from weftd.stores.records.turns import StoredTurn, find, history
 from weftd.stores.records.workers import clock_ms, is_alive
 
 __all__ = ["TakenOver", "close_orphans", "expire_events", "look", "release", "request_cancel", "take_over"]
