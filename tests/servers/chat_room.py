@@ -145,5 +145,5 @@ def text_of(events: Sequence[ChatEvent]) -> str:
 async def until(condition: Callable[[], bool], timeout_s: float = 10) -> None:
     """Waits for what other tasks and threads bring about."""
     async with asyncio.timeout(timeout_s):
-        while not condition():  # noqa: ASYNC110 (what is waited for has no event)
+        while not condition():
             await asyncio.sleep(0.002)
