@@ -10,6 +10,7 @@ from typing import Annotated, Any, cast, get_args
 
 import typer
 from pydantic import ValidationError
+from pydantic_settings import SettingsError
 from rich.console import Console
 
 from weftd.settings import ServiceName, Settings
@@ -30,15 +31,22 @@ _console = Console(stderr=True)
 
 def main() -> None:
     """Runs the command; an error that is the user's to mend is one line, not a traceback."""
+    from weftd.compose import CannotStart
     from weftd.errors import WeftError
 
     try:
         app()
     except ValidationError as error:
         for problem in error.errors():
-            name = "WEFT_" + "_".join(str(part) for part in problem["loc"]).upper()
-            _console.print(f"✗ {name}: {problem['msg']}", highlight=False, markup=False)
+            name = "_".join(["WEFT", *map(str, problem["loc"])]).upper()
+            message = problem["msg"].removeprefix("Value error, ")
+            said = f"{name}: {message}" if problem["loc"] else message
+            _console.print("✗", said, highlight=False, markup=False)
         sys.exit(2)
+    except SettingsError as error:
+        _fail(f"{error}. Lists are written as JSON: see docs/operations.md.")
+    except CannotStart as error:
+        _fail(str(error))
     except WeftError as error:
         _fail(error.message)
 
@@ -58,14 +66,10 @@ def _run(program: Coroutine[Any, Any, None]) -> None:
 def up() -> None:
     """Runs the whole mesh here: all services, the job process and Envoy."""
     from weftd.rpc.telemetry import configure_logging
-    from weftd.up import CannotStart
     from weftd.up import up as run_up
 
     configure_logging("warning")
-    try:
-        asyncio.run(run_up(Settings(), _console))
-    except CannotStart as error:
-        _fail(str(error))
+    asyncio.run(run_up(Settings(), _console))
 
 
 @app.command()

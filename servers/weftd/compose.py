@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from weftd.envoy.config import Endpoint, EnvoyConfig
-from weftd.envoy.process import EnvoyProcess
+from weftd.envoy.process import EnvoyError, EnvoyProcess
 from weftd.keys import ensure_keys
 from weftd.rpc.auth import TokenVerifier, mint
 from weftd.settings import Settings
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from weftd.stores.records.engine import Records
 
 __all__ = [
+    "CannotStart",
     "Passages",
     "envoy_process",
     "language_models",
@@ -32,8 +33,22 @@ __all__ = [
     "open_embedder",
     "open_passages",
     "open_records",
+    "plainly",
     "token_verifier",
 ]
+
+
+class CannotStart(Exception):
+    """Why a program cannot start, and what to do."""
+
+
+@contextmanager
+def plainly() -> Iterator[None]:
+    """CannotStart for what the operator has to mend: a setting, a file, a port."""
+    try:
+        yield
+    except (ValueError, OSError, EnvoyError) as error:
+        raise CannotStart(str(error)) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +63,21 @@ class Passages:
 @asynccontextmanager
 async def open_records(settings: Settings) -> AsyncIterator[Records]:
     """The records, brought to the newest schema first."""
-    from weftd.stores.records.engine import Records
-    from weftd.stores.records.migrate import migrate
+    from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError
 
-    await asyncio.to_thread(migrate, settings.records)
+    from weftd.stores.records.engine import Records
+    from weftd.stores.records.migrate import NewerDatabase, migrate
+
+    try:
+        await asyncio.to_thread(migrate, settings.records)
+    except NewerDatabase as error:
+        raise CannotStart(str(error)) from error
+    except OperationalError as error:
+        raise CannotStart(f"The records database does not answer: {error.orig}") from error
+    except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
+        raise CannotStart(
+            "WEFT_RECORDS_URL is no address of a database: postgresql+psycopg://user:password@host/database."
+        ) from error
     records = Records(settings.records)
     try:
         yield records
@@ -91,10 +117,14 @@ async def open_passages(settings: Settings) -> AsyncIterator[Passages]:
 @asynccontextmanager
 async def open_embedder(settings: Settings) -> AsyncIterator[OnnxEmbedder]:
     """The model that embeds, in this process."""
+    from weftd.inference.open import ModelFilesMissing
     from weftd.inference.open import open_embedder as load
 
     cache = settings.data.absolute() / "models"
-    embedder = await asyncio.to_thread(load, settings.embedder, cache, settings.threads)
+    try:
+        embedder = await asyncio.to_thread(load, settings.embedder, cache, settings.threads)
+    except ModelFilesMissing as error:
+        raise CannotStart(str(error)) from error
     try:
         yield embedder
     finally:
@@ -128,7 +158,8 @@ async def language_models(settings: Settings, embedder: OnnxEmbedder) -> AsyncIt
         )
         for each in settings.endpoints
     ]
-    registry = ModelRegistry([*endpoints, ExtractiveModel(embedder=embedder)])
+    with plainly():
+        registry = ModelRegistry([*endpoints, ExtractiveModel(embedder=embedder)])
     try:
         yield registry
     finally:
@@ -137,45 +168,52 @@ async def language_models(settings: Settings, embedder: OnnxEmbedder) -> AsyncIt
 
 def token_verifier(settings: Settings) -> TokenVerifier:
     """What every service verifies tokens with."""
-    _ensure_keys(settings)
-    return TokenVerifier(issuer=settings.jwt_issuer, audience=settings.jwt_audience, jwks_file=settings.jwks)
+    with plainly():
+        _ensure_keys(settings)
+        return TokenVerifier(
+            issuer=settings.jwt_issuer, audience=settings.jwt_audience, jwks_file=settings.jwks
+        )
 
 
 def make_token(settings: Settings, *, tenant: str, subject: str, role: str, lifetime_s: float) -> str:
-    """A token signed with the mesh's own key. ValueError says what is wrong with a claim."""
-    _ensure_keys(settings)
-    return mint(
-        settings.jwks,
-        issuer=settings.jwt_issuer,
-        audience=settings.jwt_audience,
-        tenant=tenant,
-        subject=subject,
-        roles=[role],
-        ttl_s=lifetime_s,
-    )
+    """A token signed with the mesh's own key. CannotStart says what is wrong with a claim or the key."""
+    with plainly():
+        _ensure_keys(settings)
+        return mint(
+            settings.jwks,
+            issuer=settings.jwt_issuer,
+            audience=settings.jwt_audience,
+            tenant=tenant,
+            subject=subject,
+            roles=[role],
+            ttl_s=lifetime_s,
+        )
 
 
 def envoy_process(settings: Settings) -> EnvoyProcess:
     """Envoy in front of the services of the settings."""
-    _ensure_keys(settings)
+    with plainly():
+        _ensure_keys(settings)
     data = settings.data.absolute()
     (data / "logs").mkdir(exist_ok=True)
-    config = EnvoyConfig(
-        listen=Endpoint(settings.host, settings.port),
-        services={
-            name: (_endpoint(settings.address(name)),)
-            for name in ("chat", "retrieval", "knowledge", "models")
-        },
-        edge=_endpoint(settings.edge_address),
-        jwks_file=settings.jwks,
-        access_log=data / "logs" / "access.log",
-        issuer=settings.jwt_issuer,
-        audience=settings.jwt_audience,
-        allowed_origins=tuple(settings.allowed_origins),
-        requests_per_minute=settings.requests_per_minute,
-        otlp=_endpoint(settings.otlp_endpoint.split("://")[-1]) if settings.otlp_endpoint else None,
-        metrics=_endpoint(settings.envoy_metrics_address) if settings.envoy_metrics_address else None,
-    )
+    collector = settings.otlp_endpoint.split("://")[-1].rstrip("/")
+    with plainly():
+        config = EnvoyConfig(
+            listen=Endpoint(settings.host, settings.port),
+            services={
+                name: (_endpoint(settings.address(name)),)
+                for name in ("chat", "retrieval", "knowledge", "models")
+            },
+            edge=_endpoint(settings.edge_address),
+            jwks_file=settings.jwks,
+            access_log=data / "logs" / "access.log",
+            issuer=settings.jwt_issuer,
+            audience=settings.jwt_audience,
+            allowed_origins=tuple(settings.allowed_origins),
+            requests_per_minute=settings.requests_per_minute,
+            otlp=_endpoint(collector) if collector else None,
+            metrics=_endpoint(settings.envoy_metrics_address) if settings.envoy_metrics_address else None,
+        )
     return EnvoyProcess(config, data / "envoy")
 
 
@@ -185,5 +223,8 @@ def _ensure_keys(settings: Settings) -> None:
 
 
 def _endpoint(address: str) -> Endpoint:
+    """Of "host:port". ValueError says how to write it."""
     host, _, port = address.rpartition(":")
+    if not host or not port.isascii() or not port.isdigit():
+        raise ValueError(f"{address} is no address: write host:port.")
     return Endpoint(host.strip("[]"), int(port))

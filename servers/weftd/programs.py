@@ -7,7 +7,7 @@ import gc
 import signal
 import sys
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -54,15 +54,22 @@ async def serve(settings: Settings, names: Sequence[ServiceName]) -> None:
             stack.callback(stop_tracing)
         interceptor = CallInterceptor(compose.token_verifier(settings), drain, start_span)
         server = build_server(services, interceptor, health)
-        if services:
-            bind(server, settings.address(services_of(names)[0]))
+        with compose.plainly():
+            for address in sorted({settings.address(name) for name in services_of(names)}):
+                bind(server, address)
         await server.start()
         if "edge" in names:
-            edge = asyncio.create_task(_serve_edge(settings))
+            listening = asyncio.get_running_loop().create_future()
+            edge = asyncio.create_task(_serve_edge(settings, listening.set_result))
             stack.push_async_callback(_cancel, edge)
+            await asyncio.wait({edge, listening}, return_when=asyncio.FIRST_COMPLETED)
+            if edge.done():
+                with compose.plainly():
+                    edge.result()
         if settings.metrics_address:
-            host, _, port = settings.metrics_address.rpartition(":")
-            _, stop_metrics = telemetry.serve_metrics(host, int(port), health.problems)
+            with compose.plainly():
+                host, _, port = settings.metrics_address.rpartition(":")
+                _, stop_metrics = telemetry.serve_metrics(host, int(port), health.problems)
             stack.callback(stop_metrics)
         await _require_backends(health)
         # What start-up made stays: the collector need not look at it again.
@@ -88,7 +95,7 @@ async def _require_backends(health: Health) -> None:
         raise Unavailable(ERROR_REASON_BACKEND_UNAVAILABLE, "; ".join(health.problems())) from None
 
 
-async def _serve_edge(settings: Settings) -> None:
+async def _serve_edge(settings: Settings, on_ready: Callable[[int], None]) -> None:
     from weftd.edge.app import DevToken, build_app
     from weftd.edge.serve import serve as serve_edge
 
@@ -109,7 +116,7 @@ async def _serve_edge(settings: Settings) -> None:
         settings.allowed_origins,
     )
     host, _, port = settings.edge_address.rpartition(":")
-    await serve_edge(app, host, int(port))
+    await serve_edge(app, host, int(port), on_ready=on_ready)
 
 
 async def run_jobs(settings: Settings) -> None:
@@ -136,7 +143,9 @@ async def run_jobs(settings: Settings) -> None:
 async def run_envoy(settings: Settings) -> None:
     """Runs Envoy in front of services that run elsewhere."""
     _begin(settings, "envoy")
-    async with compose.envoy_process(settings) as envoy:
+    async with AsyncExitStack() as stack:
+        with compose.plainly():
+            envoy = await stack.enter_async_context(compose.envoy_process(settings))
         announce_ready()
         await _until_signal(envoy.wait())
 

@@ -16,6 +16,7 @@ __all__ = ["SERVICES", "Endpoint", "ServiceName", "Settings"]
 ServiceName = Literal["chat", "retrieval", "knowledge", "models", "edge"]
 SERVICES: tuple[ServiceName, ...] = ("chat", "retrieval", "knowledge", "models", "edge")
 _GRPC_ADDRESS = "127.0.0.1:50051"
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 class Endpoint(BaseModel):
@@ -70,8 +71,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _keys_for_others(self) -> Settings:
-        loopback = self.host in ("127.0.0.1", "localhost", "::1")
-        if not loopback and "dev_token" in self.model_fields_set and self.dev_token:
+        if self.host not in _LOOPBACK and "dev_token" in self.model_fields_set and self.dev_token:
             raise ValueError(
                 "WEFT_DEV_TOKEN=true gives anyone who can reach WEFT_HOST a token: "
                 "listen on 127.0.0.1, or set WEFT_DEV_TOKEN=false and issue tokens yourself (`weft token`)."
@@ -84,8 +84,13 @@ class Settings(BaseSettings):
 
     @property
     def gives_dev_token(self) -> bool:
-        """Only on loopback: elsewhere anyone who reaches the port would be let in."""
-        return self.dev_token and self.host in ("127.0.0.1", "localhost", "::1")
+        """Only on loopback: elsewhere anyone who reaches the port would be let in.
+
+        Where the page is served to other machines, so is Envoy, whatever `host` says here.
+        """
+        return self.dev_token and all(
+            host.strip("[]") in _LOOPBACK for host in (self.host, self.edge_address.rpartition(":")[0])
+        )
 
     @property
     def records(self) -> str:

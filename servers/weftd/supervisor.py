@@ -31,10 +31,12 @@ class ChildFailed(Exception):
 
 
 def die_with_parent() -> None:
-    """Asks the kernel to end this process when its parent dies, killed or not (Linux)."""
+    """Asks the kernel to end a supervisor's child when its parent dies, killed or not (Linux)."""
+    if _READY_FD not in os.environ:
+        return  # started by hand: it may outlive the shell
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.environ.get(_READY_FD) and os.getppid() == 1:
+    if os.getppid() == 1:
         os._exit(1)  # it died before we asked
 
 

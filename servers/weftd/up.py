@@ -14,17 +14,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from weftd.compose import envoy_process
-from weftd.envoy.process import EnvoyError
-from weftd.keys import ensure_keys
+from weftd.compose import CannotStart, envoy_process, plainly
 from weftd.settings import SERVICES, Settings
 from weftd.supervisor import Child, ChildFailed
 
-__all__ = ["CannotStart", "up"]
-
-
-class CannotStart(Exception):
-    """Why the mesh cannot start, and what to do."""
+__all__ = ["up"]
 
 
 async def up(settings: Settings, console: Console) -> None:
@@ -41,28 +35,28 @@ async def up(settings: Settings, console: Console) -> None:
             await _run(settings, console)
     except asyncio.CancelledError:
         console.print("Stopped.")
-    except EnvoyError as error:
-        raise CannotStart(str(error)) from None
 
 
 async def _run(settings: Settings, console: Console) -> None:
     started = time.monotonic()
     _require_free_port(settings.host, settings.port)
-    ensure_keys(settings.jwks)
     settings = settings.model_copy(update=_free_addresses())
     logs = settings.data.absolute() / "logs"
     services = Child("services", ["serve", *SERVICES], _environment(settings), logs / "services.log")
     jobs = Child("jobs", ["jobs"], _environment(settings), logs / "jobs.log")
-    # Envoy goes last: the services still say goodbye through it.
-    async with envoy_process(settings), contextlib.AsyncExitStack() as stack:
+    async with contextlib.AsyncExitStack() as stack:
+        with plainly():
+            # Envoy goes last: the services still say goodbye through it.
+            await stack.enter_async_context(envoy_process(settings))
         stack.push_async_callback(_stop, services, jobs, settings.drain_grace_s, console)
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(_step(console, "services", services.start()))
                 group.create_task(_step(console, "jobs", jobs.start()))
         except* ChildFailed as failures:
-            raise CannotStart("\n".join(str(error) for error in failures.exceptions)) from None
-        url = f"http://{settings.host}:{settings.port}"
+            said = (str(error).removeprefix("✗ ") for error in failures.exceptions)
+            raise CannotStart("\n".join(said)) from None
+        url = f"http://{f'[{settings.host}]' if ':' in settings.host else settings.host}:{settings.port}"
         console.print(f"\n  Weft is ready after {time.monotonic() - started:.1f} s: [bold]{url}[/]")
         console.print(f"  Ctrl-C stops it. Logs are in {logs}\n", highlight=False)
         async with asyncio.TaskGroup() as group:
@@ -101,7 +95,7 @@ def _free_addresses() -> dict[str, str]:
 
 def _require_free_port(host: str, port: int) -> None:
     try:
-        with socket.create_server((host, port)):
+        with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
             pass
     except OSError as error:
         raise CannotStart(
