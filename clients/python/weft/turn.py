@@ -157,23 +157,6 @@ class Turn:
             )
         return self._leaving
 
-    async def _tell_server(self) -> None:
-        try:
-            async with asyncio.timeout(_CANCEL_WITHIN_S):
-                for pause in _CANCEL_PAUSES_S:
-                    try:
-                        await cancel_turn(
-                            self._connection,
-                            self.conversation_id,
-                            self.request_id,
-                            timeout_s=_CANCEL_WITHIN_S,
-                        )
-                        return
-                    except NotFound:  # it overtook the question
-                        await asyncio.sleep(pause)
-        except (WeftError, TimeoutError):
-            return  # the server ends the turn by itself when its client stays away
-
 
 def is_transient(failure: WeftError) -> bool:
     """Whether a turn may go on after this: the connection broke, or the server asks to come again."""
