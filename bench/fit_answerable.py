@@ -23,9 +23,9 @@ import numpy as np
 import numpy.typing as npt
 
 from weft.v1.common_pb2 import Message, Reference
+from weftd.evaluation.questions import Document, read_questions
 from weftd.inference.open import open_embedder
 from weftd.inference.port import Embedder
-from weftd.models.evaluate import Document, load_set
 from weftd.models.extractive.evidence import FEATURES, Evidence, Profile, gather
 from weftd.models.extractive.model import shortlist_cosines
 from weftd.models.extractive.question import read_question
@@ -88,7 +88,7 @@ class Search:
 
 
 async def rows(path: Path, embedder: Embedder) -> list[Row]:
-    data = load_set(path)
+    data = read_questions(path)
     found: list[Row] = []
     dense = all(embedder.supports(case.question) for case in data.cases[:20])
     vectors = await embedder.embed([f"{d.name}\n{d.text}" for d in data.documents]) if dense else None

@@ -120,7 +120,7 @@ def token(
 @evaluate.command("retrieval")
 def evaluate_retrieval(file: Annotated[Path, typer.Argument(exists=True, dir_okay=False)]) -> None:
     """Recall of dense, lexical and fused search on FILE (HotpotQA, MuSiQue or SQuAD format)."""
-    from weftd.evaluate import retrieval
+    from weftd.evaluation.commands import retrieval
 
     _run(retrieval(Settings(), file, Console()))
 
@@ -128,7 +128,7 @@ def evaluate_retrieval(file: Annotated[Path, typer.Argument(exists=True, dir_oka
 @evaluate.command("answers")
 def evaluate_answers(file: Annotated[Path, typer.Argument(exists=True, dir_okay=False)]) -> None:
     """Whether questions are answered when the passages hold the answer, and are not when they do not."""
-    from weftd.evaluate import answers
+    from weftd.evaluation.commands import answers
 
     _run(answers(Settings(), file, Console()))
 

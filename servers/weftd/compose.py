@@ -47,7 +47,10 @@ def plainly() -> Iterator[None]:
     """CannotStart for what the operator has to mend: a setting, a file, a port."""
     try:
         yield
-    except (ValueError, OSError, EnvoyError) as error:
+    except OSError as error:
+        where = f": {error.filename}" if error.filename else ""
+        raise CannotStart(f"{error.strerror or error}{where}") from error
+    except (ValueError, EnvoyError) as error:
         raise CannotStart(str(error)) from error
 
 

@@ -58,6 +58,7 @@ async def serve(settings: Settings, names: Sequence[ServiceName]) -> None:
             for address in sorted({settings.address(name) for name in services_of(names)}):
                 bind(server, address)
         await server.start()
+        stack.push_async_callback(server.stop, None)
         if "edge" in names:
             listening = asyncio.get_running_loop().create_future()
             edge = asyncio.create_task(_serve_edge(settings, listening.set_result))
@@ -67,9 +68,14 @@ async def serve(settings: Settings, names: Sequence[ServiceName]) -> None:
                 with compose.plainly():
                     edge.result()
         if settings.metrics_address:
-            with compose.plainly():
-                host, _, port = settings.metrics_address.rpartition(":")
+            host, _, port = settings.metrics_address.rpartition(":")
+            try:
                 _, stop_metrics = telemetry.serve_metrics(host, int(port), health.problems)
+            except (ValueError, OSError) as error:
+                raise compose.CannotStart(
+                    f"WEFT_METRICS_ADDRESS={settings.metrics_address} cannot be listened on ({error}). "
+                    "Choose another host:port."
+                ) from error
             stack.callback(stop_metrics)
         await _require_backends(health)
         # What start-up made stays: the collector need not look at it again.

@@ -1,4 +1,4 @@
-"""Question sets in the layouts of HotpotQA, MuSiQue and SQuAD, and their recall."""
+"""Question sets in the layouts of HotpotQA, MuSiQue and SQuAD, their recall, and what is said of answers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from weftd.retrieval.evaluate import evaluate_retrieval, read_questions
+from weftd.evaluation.answers import evaluate_answers
+from weftd.evaluation.questions import read_questions
+from weftd.evaluation.retrieval import evaluate_retrieval
+from weftd.models.extractive.model import ExtractiveModel
 from weftd.text.language import is_east_asian
 
 
@@ -54,8 +57,9 @@ def hotpot(directory: Path) -> Path:
 
 def test_hotpotqa(tmp_path: Path) -> None:
     questions = read_questions(hotpot(tmp_path))
-    assert questions.passages[0] == ("Zebra", "Zebras have stripes. They live in Africa.")
-    assert questions.questions[0].gold == {0, 1}
+    first = questions.documents[0]
+    assert (first.name, first.text) == ("Zebra", "Zebras have stripes. They live in Africa.")
+    assert questions.cases[0].gold == {"0", "1"}
 
 
 def test_musique_tells_passages_of_one_title_apart(tmp_path: Path) -> None:
@@ -68,15 +72,15 @@ def test_musique_tells_passages_of_one_title_apart(tmp_path: Path) -> None:
     missing = [{"title": "B", "paragraph_text": "not in the corpus", "is_supporting": True}]
     asked = [{"question": "q", "paragraphs": paragraphs}, {"question": "r", "paragraphs": missing}]
     questions = read_questions(write(tmp_path, "m.json", asked))
-    assert [question.gold for question in questions.questions] == [{1}]
+    assert [case.gold for case in questions.cases] == [{"1"}]
 
 
 def test_squad_leaves_out_what_has_no_answer(tmp_path: Path) -> None:
-    qas = [{"question": "谁？"}, {"question": "何时？", "is_impossible": True}]
+    qas = [{"question": "谁？"}, {"question": "何时？", "is_impossible": True}, {"question": ""}]
     paragraphs = [{"context": "一", "qas": []}, {"context": "二", "qas": qas}]
     path = write(tmp_path, "s.json", {"data": [{"title": "题", "paragraphs": paragraphs}]})
     questions = read_questions(path)
-    assert [(question.text, question.gold) for question in questions.questions] == [("谁？", {1})]
+    assert [(case.question, case.gold) for case in questions.cases] == [("谁？", {"1"})]
 
 
 @pytest.mark.parametrize("content", [[{"question": "q"}], {"data": [{}]}, {"other": 1}, 3, [1]])
@@ -104,3 +108,13 @@ async def test_questions_that_the_embedder_cannot_read_are_found_by_their_words(
     path = write(tmp_path, "zh.json", {"data": [{"paragraphs": paragraphs}]})
     dense, lexical, fused = await evaluate_retrieval(path, Letters())
     assert (dense.questions, lexical.at_2, fused.at_2) == (0, 1.0, 1.0)
+
+
+async def test_answers_are_counted_with_and_without_their_documents(tmp_path: Path) -> None:
+    qas = [{"question": "埃菲尔铁塔有多高？", "answers": [{"text": "330米"}]}]
+    paragraphs = [{"context": "埃菲尔铁塔高330米。", "qas": qas}, {"context": "西湖位于杭州。", "qas": []}]
+    path = write(tmp_path, "zh.json", {"data": [{"paragraphs": paragraphs}]})
+    report = await evaluate_answers(path, Letters(), ExtractiveModel())
+    assert (report.language, report.questions) == ("Chinese", 1)
+    assert (report.answered, report.declined, report.contained, report.auc) == (1, 1, 1, 1)
+    assert "100.0%" in str(report)

@@ -1,4 +1,4 @@
-"""`weft eval answers FILE`: are answerable questions answered, and the others said to be unanswered?
+"""Are answerable questions answered, and the others said to be unanswered?
 
 Each question is asked twice: of all documents, and of all but those that hold its answer.
 """
@@ -6,48 +6,29 @@ Each question is asked twice: of all documents, and of all but those that hold i
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from weft.v1.common_pb2 import Message, Reference
 from weft.v1.models_pb2 import GenerateRequest
+from weftd.evaluation.corpus import SCOPE, searcher_over
+from weftd.evaluation.questions import Case, read_questions
+from weftd.inference.port import Embedder
+from weftd.models.port import LanguageModel
+from weftd.retrieval.search import Searcher
 from weftd.text.language import is_chinese
 from weftd.text.tokens import fold
 
-from .port import LanguageModel
+__all__ = ["AnswersReport", "answer", "evaluate_answers", "grounded_request", "search_among"]
 
 _AT_ONCE = 4
+_REFERENCES = 5
 
 # The best passages for a question, from all documents but those with the keys given.
 Search = Callable[[str, Collection[str]], Awaitable[Sequence[Reference]]]
-
-
-@dataclass(frozen=True, slots=True)
-class Document:
-    """`key` is unique in its set, `name` need not be."""
-
-    key: str
-    name: str
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """`gold`: keys of the documents that hold the answer."""
-
-    question: str
-    answers: tuple[str, ...]
-    gold: frozenset[str]
-
-
-@dataclass(frozen=True, slots=True)
-class EvalSet:
-    documents: list[Document]
-    cases: list[Case]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,63 +57,6 @@ class AnswersReport:
         return "\n".join(lines)
 
 
-def load_set(path: Path) -> EvalSet:
-    """Reads CMRC or SQuAD, HotpotQA or MuSiQue, told apart by their form.
-
-    HotpotQA's documents are in `NAME_corpus.json` beside `NAME.json`, as MuSiQue's are. ValueError where the
-    file is none of these.
-    """
-    content: Any = json.loads(path.read_text("utf-8"))
-    if isinstance(content, dict) and isinstance(content.get("data"), list):
-        return _squad(content["data"])
-    beside = path.with_name(f"{path.stem}_corpus.json")
-    if isinstance(content, list) and content and beside.exists():
-        corpus: Any = json.loads(beside.read_text("utf-8"))
-        if "supporting_facts" in content[0]:
-            return _hotpot(content, corpus)
-        if "paragraphs" in content[0]:
-            return _musique(content, corpus)
-    raise ValueError(
-        f"{path.name} is no set of questions that can be read: give a CMRC or SQuAD file, or a "
-        f"HotpotQA or MuSiQue "
-        f"file with {beside.name} beside it."
-    )
-
-
-def _squad(data: list[Any]) -> EvalSet:
-    documents: list[Document] = []
-    cases: list[Case] = []
-    for article in data:
-        for paragraph in article["paragraphs"]:
-            key = str(len(documents))
-            documents.append(Document(key, article.get("title", ""), paragraph["context"]))
-            for qa in paragraph["qas"]:
-                answers = tuple(answer["text"] for answer in qa["answers"])
-                if qa["question"].strip() and answers:
-                    cases.append(Case(qa["question"], answers, frozenset([key])))
-    return EvalSet(documents, cases)
-
-
-def _hotpot(questions: list[Any], corpus: dict[str, list[str]]) -> EvalSet:
-    documents = [Document(title, title, "".join(sentences)) for title, sentences in corpus.items()]
-    cases = [
-        Case(each["question"], (each["answer"],), frozenset(title for title, _ in each["supporting_facts"]))
-        for each in questions
-    ]
-    return EvalSet(documents, cases)
-
-
-def _musique(questions: list[Any], corpus: list[Any]) -> EvalSet:
-    keys = {(each["title"], each["text"]): str(number) for number, each in enumerate(corpus)}
-    documents = [Document(key, title, text) for (title, text), key in keys.items()]
-    cases = []
-    for each in questions:
-        supporting = [p for p in each["paragraphs"] if p["is_supporting"]]
-        gold = frozenset(keys[p["title"], p["paragraph_text"]] for p in supporting)
-        cases.append(Case(each["question"], (each["answer"], *each.get("answer_aliases", ())), gold))
-    return EvalSet(documents, cases)
-
-
 @runtime_checkable
 class Judge(Protocol):
     """A model that tells how sure it is that the passages hold the answer; larger is surer."""
@@ -140,9 +64,32 @@ class Judge(Protocol):
     async def answerability(self, request: GenerateRequest) -> float: ...
 
 
-async def evaluate_answers(path: Path, search: Search, model: LanguageModel) -> AnswersReport:
-    """Asks every question of the set in `path` twice and counts."""
-    cases = load_set(path).cases
+async def evaluate_answers(path: Path, embedder: Embedder, model: LanguageModel) -> AnswersReport:
+    """Asks every question of the set in `path` that has an answer, twice, and counts."""
+    questions = read_questions(path)
+    cases = [case for case in questions.cases if case.answers]
+    async with searcher_over(questions.documents, embedder) as searcher:
+        return await _ask_all(cases, search_among(searcher), model)
+
+
+def search_among(searcher: Searcher) -> Search:
+    async def search(question: str, exclude: Collection[str]) -> list[Reference]:
+        found = await searcher.search(question, SCOPE, _REFERENCES + len(exclude))
+        kept = [hit for hit in found.hits if hit.passage.document_id not in exclude][:_REFERENCES]
+        return [
+            Reference(
+                document_id=hit.passage.document_id,
+                name=hit.passage.name,
+                content=hit.passage.content,
+                score=hit.score,
+            )
+            for hit in kept
+        ]
+
+    return search
+
+
+async def _ask_all(cases: Sequence[Case], search: Search, model: LanguageModel) -> AnswersReport:
     limit = asyncio.Semaphore(_AT_ONCE)
 
     async def ask(case: Case, exclude: Collection[str]) -> tuple[str, bool, float]:

@@ -1,0 +1,1 @@
+"""Measures of retrieval and of answers, on files of questions whose passages are known."""
