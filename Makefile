@@ -35,7 +35,7 @@ generate: .venv/.dev clients/web/node_modules/.installed
 
 .venv/.base: .venv/bin/uv requirements/base.txt clients/python/pyproject.toml servers/pyproject.toml
 	@echo "Installing Python packages …"
-	@$(UV) --no-deps --require-hashes -r requirements/base.txt
+	@$(UV) --no-deps --require-hashes --compile-bytecode -r requirements/base.txt
 	@$(UV) --no-deps -e clients/python -e servers
 	@touch $@
 
