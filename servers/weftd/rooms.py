@@ -46,6 +46,7 @@ class Rooms:
         from weftd.chat.mesh import MeshModels, MeshRetrieval
         from weftd.chat.room import ChatTurns
         from weftd.chat.service import ChatService
+        from weftd.stores.records import datasets
 
         records = await self._records()
         peers = Peers()
@@ -56,6 +57,7 @@ class Rooms:
                 MeshRetrieval(peers, self._settings.retrieval_address),
                 MeshModels(peers, self._settings.models_address),
                 self._drain,
+                live_documents=datasets.live_documents,
                 resume_grace_s=self._settings.resume_grace_s,
             )
         )

@@ -118,6 +118,11 @@ def question(
     )
 
 
+def chat_turns(*parts: Any, **options: Any) -> ChatTurns:
+    """Turns over these parts; no document is ever deleted unless `live_documents` says so."""
+    return ChatTurns(*parts, **{"live_documents": lambda _connection, _tenant, ids: ids, **options})
+
+
 @asynccontextmanager
 async def chat_room(
     records: Records,
@@ -126,7 +131,7 @@ async def chat_room(
     drain: Drain | None = None,
     **options: Any,
 ) -> AsyncIterator[ChatTurns]:
-    turns = ChatTurns(
+    turns = chat_turns(
         records, search or ScriptedSearch(), model or ScriptedModel(), drain or Drain(1.0), **options
     )
     async with turns:

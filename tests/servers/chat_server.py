@@ -16,7 +16,7 @@ from typing import Any
 
 import grpc
 
-from tests.servers.chat_room import ScriptedModel, ScriptedSearch
+from tests.servers.chat_room import ScriptedModel, ScriptedSearch, chat_turns
 from weft.v1 import chat_pb2_grpc, models_pb2, models_pb2_grpc, retrieval_pb2, retrieval_pb2_grpc
 from weftd.chat.mesh import MeshModels, MeshRetrieval
 from weftd.chat.room import ChatTurns
@@ -93,7 +93,7 @@ async def running_chat(
     )
     behind = f"127.0.0.1:{bind(backend, '127.0.0.1:0')}"
     await backend.start()
-    turns = ChatTurns(records, MeshRetrieval(peers, behind), MeshModels(peers, behind), drain, **options)
+    turns = chat_turns(records, MeshRetrieval(peers, behind), MeshModels(peers, behind), drain, **options)
     async with turns:
         server = build_server(
             [Service(names[0], ChatService(turns, records), chat_pb2_grpc.add_ChatServiceServicer_to_server)],

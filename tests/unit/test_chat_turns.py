@@ -119,6 +119,15 @@ async def test_small_talk_rests_on_no_passage(records: Records) -> None:
     assert [len(event.references) for event in events] == [0, 0, 0]
 
 
+async def test_a_document_deleted_meanwhile_leaves_no_reference(records: Records) -> None:
+    async with chat_room(records, live_documents=lambda _connection, _tenant, _ids: set()) as room:
+        events = await read_all(room.ask("acme", question(), None))
+        again = await read_all(room.resume("acme", "c1", "r1", 0, False, None))
+    assert [event.type for event in events][-2:] == ["refs", "done"]
+    assert not events[-2].references
+    assert again[-2:] == events[-2:]
+
+
 async def test_what_was_missing_is_said(records: Records) -> None:
     search = ScriptedSearch()
     search.degraded = ["dense"]

@@ -22,7 +22,7 @@ from weft.v1.chat_pb2 import ChatEvent, RateAnswerRequest, StreamChatRequest
 from weftd.chat.ports import Models, Retrieval
 from weftd.chat.turn import CANCELLED, State, Turn, TurnKey
 from weftd.chat.upkeep import Upkeep
-from weftd.chat.writer import TurnWriter, request_id_reused
+from weftd.chat.writer import LiveDocuments, TurnWriter, request_id_reused
 from weftd.errors import FailedPrecondition, InvalidArgument, NotFound, ResourceExhausted
 from weftd.rpc.drain import Drain
 from weftd.stores.records import conversations, handover, turn_log
@@ -43,6 +43,7 @@ log = structlog.get_logger()
 class ChatTurns:
     """Runs turns. An async context manager: its tasks live inside.
 
+    `live_documents` tells which documents are not deleted: an answer keeps no reference to another.
     `resume_grace_s`: how long a resumable turn waits for its client. `max_turns` run at once, one more is
     refused with OVERLOADED; each runs `max_turn_s` at most. A worker that has not beaten for `stale_s`
     (it does every `beat_s`) has lost its turns.
@@ -55,6 +56,7 @@ class ChatTurns:
         models: Models,
         drain: Drain,
         *,
+        live_documents: LiveDocuments,
         resume_grace_s: float = 5.0,
         max_turns: int = 2_000,
         max_turn_s: float = 600.0,
@@ -69,7 +71,13 @@ class ChatTurns:
         self._stale_ms = round(stale_s * 1000)
         self._running: dict[TurnKey, Turn] = {}
         self._writer = TurnWriter(
-            records, retrieval, models, self.worker, max_turn_s=max_turn_s, stale_ms=self._stale_ms
+            records,
+            retrieval,
+            models,
+            self.worker,
+            live_documents=live_documents,
+            max_turn_s=max_turn_s,
+            stale_ms=self._stale_ms,
         )
         self._upkeep = Upkeep(
             records,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -38,6 +38,9 @@ _STORE_PATIENCE_S = 15.0
 # At its deadline the transport breaks the call off: the last event has to be on its way before.
 _TOLD_BEFORE_S = 0.05
 
+# (connection, tenant, document ids) → those among them that were not deleted.
+LiveDocuments = Callable[[sa.Connection, str, Collection[str]], Collection[str]]
+
 log = structlog.get_logger()
 
 
@@ -51,10 +54,12 @@ class TurnWriter:
         models: Models,
         worker: str,
         *,
+        live_documents: LiveDocuments,
         max_turn_s: float,
         stale_ms: int,
     ) -> None:
         self._records = records
+        self._live_documents = live_documents
         self._retrieval = retrieval
         self._models = models
         self._worker = worker
@@ -174,17 +179,32 @@ class TurnWriter:
             await self._records.write(lambda connection: turns.withdraw(connection, *turn.key, self._worker))
             raise ending.failure
         text = "".join([*turn.text, *(event.content for event in events)])
-        end = End(ending.status, text, ending.references, _now_ms())
         events = [*events, *ending.events]
-        if await self._store(
-            lambda connection: turn_log.end(
-                connection, turn.key.tenant, turn.turn_id, self._worker, after_seq, events, end
-            ),
-            durable=True,
-        ):
+        now_ms = _now_ms()
+
+        def store(connection: sa.Connection) -> bool:
+            kept = self._keep_live(connection, turn.key.tenant, ending.references)
+            if len(kept) < len(ending.references):
+                for event in ending.events:
+                    del event.references[:]
+                    event.references.extend(kept if event.type == "refs" else ())
+            end = End(ending.status, text, kept, now_ms)
+            key = turn.key
+            return turn_log.end(connection, key.tenant, turn.turn_id, self._worker, after_seq, events, end)
+
+        if await self._store(store, durable=True):
             turn.commit(events, State.ENDED)
         else:
             turn.leave(State.ELSEWHERE)
+
+    def _keep_live(
+        self, connection: sa.Connection, tenant: str, references: Sequence[Reference]
+    ) -> Sequence[Reference]:
+        """A document that was deleted while the answer was written leaves no trace in it."""
+        if not references:
+            return references
+        live = self._live_documents(connection, tenant, {each.document_id for each in references})
+        return [each for each in references if each.document_id in live]
 
     async def _store(self, operation: Callable[[sa.Connection], bool], *, durable: bool = False) -> bool:
         """Commits, and waits for a store that does not answer. Both operations may be repeated."""
