@@ -27,6 +27,8 @@ from weft.v1.models_pb2_grpc import ModelServiceServicer, ModelServiceStub, add_
 from weft.v1.retrieval_pb2 import SearchResponse
 
 EVENTS = 20
+PIECES = [f"token {number} " for number in range(EVENTS - 1)]
+TEXT = "".join(PIECES)
 
 
 class Instant:
@@ -37,8 +39,8 @@ class Instant:
     can_continue = False
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[GenerateEvent, None]:
-        for number in range(EVENTS - 1):
-            yield GenerateEvent(type="delta", content=f"token {number} ")
+        for piece in PIECES:
+            yield GenerateEvent(type="delta", content=piece)
         yield GenerateEvent(type="done", usage=Usage(), finish_reason="stop")
 
     async def close(self) -> None: ...

@@ -29,7 +29,7 @@ from weft.v1.common_pb2 import Message
 
 CALLERS = 4
 PAGES = 1_000
-WORDS_PER_PAGE = 330
+WORDS_PER_PAGE = 150
 ROUNDS = 3
 QUIET_S = 15.0
 WHO = ["lighthouse", "bakery", "harbour", "mill", "school", "bridge", "theatre", "station"]

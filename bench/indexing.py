@@ -28,7 +28,7 @@ from bench.setting import client, fresh_mesh, indexed, prose, spread, stored, ta
 from tests.servers.mesh import Mesh
 from weftd.stores.passages.port import Passage, searchable
 
-ROUNDS = 2
+ROUNDS = 3
 # Makes about 1,000 passages of some 200 tokens.
 WORDS = 92_000
 COLUMNS = ("dataset_id", "document_id", "ordinal", "name", "page", "heading", "content", "uploaded_at_ms")

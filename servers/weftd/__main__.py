@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from collections.abc import Coroutine
 from pathlib import Path
@@ -13,7 +14,7 @@ from pydantic import ValidationError
 from pydantic_settings import SettingsError
 from rich.console import Console
 
-from weftd.settings import ServiceName, Settings
+from weftd.settings import ServiceName, Settings, misspelt
 
 __all__ = ["main"]
 
@@ -34,6 +35,8 @@ def main() -> None:
     from weftd.compose import CannotStart
     from weftd.errors import WeftError
 
+    for name, meant in misspelt(os.environ).items():
+        _console.print("!", f"{name} is no setting and does nothing: is {meant} meant?", highlight=False)
     try:
         app()
     except ValidationError as error:

@@ -5,13 +5,15 @@ Read once, by the programs in `__main__.py`; nothing below `compose.py` sees the
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-__all__ = ["SERVICES", "Endpoint", "ServiceName", "Settings"]
+__all__ = ["SERVICES", "Endpoint", "ServiceName", "Settings", "misspelt"]
 
 ServiceName = Literal["chat", "retrieval", "knowledge", "models", "edge"]
 SERVICES: tuple[ServiceName, ...] = ("chat", "retrieval", "knowledge", "models", "edge")
@@ -27,6 +29,20 @@ class Endpoint(BaseModel):
     model: str = Field(default="", description="The endpoint's own name for it. Empty: model_id.")
     api_key_env: str = Field(default="", description="Variable that holds the key. Empty: no key.")
     can_continue: bool = Field(default=False, description="Goes on with a message that was begun.")
+
+
+def misspelt(environment: Iterable[str]) -> dict[str, str]:
+    """Names that look like a setting but are none, each with the one that was probably meant.
+
+    Others that begin alike are left alone: an orchestrator makes such names for its own use.
+    """
+    known = {f"WEFT_{name.upper()}" for name in Settings.model_fields}
+    of_clients = {"WEFT_TOKEN", "WEFT_ADDRESS"}
+    meant = {}
+    for name in environment:
+        if name.startswith("WEFT_") and name not in known | of_clients:
+            meant.update((name, each) for each in get_close_matches(name, known, n=1, cutoff=0.85))
+    return meant
 
 
 class Settings(BaseSettings):

@@ -90,6 +90,7 @@ async def test_two_readers_and_a_change_of_transport(model_mesh: ModelMesh, wire
     asked = story()
     events: list[ChatEvent] = []
     all_the_while = asyncio.create_task(take(await wire.grpc(asked)))
+    await model_mesh.model.asked(asked.messages[0].content)
     while not events or events[-1].type != "done":
         transport = TRANSPORTS[len(events) % len(TRANSPORTS)]
         stream = await getattr(wire, transport)(resumed(asked, len(events)))

@@ -88,7 +88,8 @@ class PacedModel:
             writing = asyncio.create_task(self._write(request, writer))
             watching = asyncio.create_task(reader.read(1))
             await asyncio.wait({writing, watching}, return_when=asyncio.FIRST_COMPLETED)
-            if not writing.done():
+            # A broken connection may show itself in the writing first.
+            if not writing.done() or writing.exception() is not None:
                 request.left_at = time.monotonic()
                 request.left.set()
             for task in (writing, watching):

@@ -65,7 +65,7 @@ class EnvoyConfig:
     issuer: str = "weft"
     audience: str = "weft"
     allowed_origins: tuple[str, ...] = ()
-    requests_per_minute: int = 600
+    requests_per_minute: int = 6000
     tenant_requests_per_minute: Mapping[str, int] = field(default_factory=dict)
     body_limit_bytes: int = 4 << 20
     otlp: Endpoint | None = None

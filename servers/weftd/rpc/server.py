@@ -17,6 +17,9 @@ from weftd.rpc.interceptor import CallInterceptor
 _OPTIONS: Final = [
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", -1),
+    # The windows stay small: what a reader has not taken yet waits at the sender, not in our memory.
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.http2.lookahead_bytes", 1 << 18),
     # Two processes on one port would share its connections by chance: the second is refused instead.
     ("grpc.so_reuseport", 0),
     ("grpc.max_concurrent_streams", 20_000),

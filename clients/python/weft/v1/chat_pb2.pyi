@@ -120,7 +120,7 @@ class ChatEvent(_message.Message):
     message: _builtins.str
     """What happened and what to do, for people. `error` only."""
     seq: _builtins.int
-    """Counted from 1 within the turn."""
+    """Counted from 1 within the turn. 0: an error that is not kept (see `Converse`)."""
     @_builtins.property
     def references(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.Reference]:
         """The passages that the answer rests on. `refs` only."""
@@ -131,7 +131,9 @@ class ChatEvent(_message.Message):
 
     @_builtins.property
     def degraded(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """What was missing: "graph", "dense", "lexical", "retrieval". `refs` and `done`; empty: nothing."""
+        """What was missing: "graph", "retrieval", or of it "dense", "lexical", "datasets" (some were indexed
+        with another embedding model). `refs` and `done`; empty: nothing.
+        """
 
     def __init__(
         self,

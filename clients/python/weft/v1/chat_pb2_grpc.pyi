@@ -17,7 +17,8 @@ class ChatServiceStub:
     known by its conversation and its request id. Its events are numbered by `seq` from 1; they are
     committed before they are sent, and a `seq` never comes again with other content. So a client
     that lost its connection asks, over any transport and any replica, for the events after the
-    last `seq` it saw. Events are kept for 24 hours after the turn ended; the messages stay.
+    last `seq` it saw. Events are kept for 24 hours after the turn ended; the messages stay. A turn takes
+    10 minutes at most.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -39,7 +40,8 @@ class ChatServiceStub:
     1. The client sends `turn` to ask, `interrupt` to stop a turn, `ack` for what it has shown,
        `resume` to go on with a turn of an earlier stream; in any order, at any time.
     2. The server sends the events of each turn as `StreamChat` would, with the turn's request id.
-       What is wrong with one turn is an `error` event of that turn; the stream goes on.
+       What is wrong with one turn is an `error` event of that turn, with `seq` 0 where the turn has not
+       begun or goes on elsewhere; the stream goes on.
     3. Turns of different conversations may run at once, 16 at most.
     4. Before it stops, the server sends `go_away`: it takes no new turn, finishes those that run
        if time allows, and the client opens a new stream and resumes there.
@@ -72,7 +74,8 @@ class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
     known by its conversation and its request id. Its events are numbered by `seq` from 1; they are
     committed before they are sent, and a `seq` never comes again with other content. So a client
     that lost its connection asks, over any transport and any replica, for the events after the
-    last `seq` it saw. Events are kept for 24 hours after the turn ended; the messages stay.
+    last `seq` it saw. Events are kept for 24 hours after the turn ended; the messages stay. A turn takes
+    10 minutes at most.
     """
 
     @_abc_1.abstractmethod
@@ -104,7 +107,8 @@ class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
         1. The client sends `turn` to ask, `interrupt` to stop a turn, `ack` for what it has shown,
            `resume` to go on with a turn of an earlier stream; in any order, at any time.
         2. The server sends the events of each turn as `StreamChat` would, with the turn's request id.
-           What is wrong with one turn is an `error` event of that turn; the stream goes on.
+           What is wrong with one turn is an `error` event of that turn, with `seq` 0 where the turn has not
+           begun or goes on elsewhere; the stream goes on.
         3. Turns of different conversations may run at once, 16 at most.
         4. Before it stops, the server sends `go_away`: it takes no new turn, finishes those that run
            if time allows, and the client opens a new stream and resumes there.

@@ -584,7 +584,7 @@ class GetStatusResponse(_message.Message):
     """How many passages are indexed."""
     @_builtins.property
     def errors(self) -> _containers.RepeatedCompositeFieldContainer[Global___IndexError]:
-        """The documents that could not be indexed."""
+        """The documents that could not be indexed, the first 1,000."""
 
     def __init__(
         self,

@@ -105,8 +105,8 @@ class KnowledgeServiceServicer:
 
     def DeleteDataset(self, request, context):
         """Deletes a dataset and every trace of it: documents, passages, job outputs, quoted references.
-        It is gone from every answer at once; the files and the index follow within seconds, also over
-        a restart.
+        It is gone from every search at once; the files and the index follow within seconds, also over
+        a restart. What an answer said stays in its conversation, without the references.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

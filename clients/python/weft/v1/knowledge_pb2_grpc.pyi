@@ -25,8 +25,8 @@ class KnowledgeServiceStub:
     """Lists the tenant's datasets, the newest first."""
     DeleteDataset: _aio.UnaryUnaryMultiCallable[_knowledge_pb2.DeleteDatasetRequest, _knowledge_pb2.DeleteDatasetResponse]
     """Deletes a dataset and every trace of it: documents, passages, job outputs, quoted references.
-    It is gone from every answer at once; the files and the index follow within seconds, also over
-    a restart.
+    It is gone from every search at once; the files and the index follow within seconds, also over
+    a restart. What an answer said stays in its conversation, without the references.
     """
     ListDocuments: _aio.UnaryUnaryMultiCallable[_knowledge_pb2.ListDocumentsRequest, _knowledge_pb2.ListDocumentsResponse]
     """Lists the documents of a dataset, in the order of their upload."""
@@ -78,8 +78,8 @@ class KnowledgeServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_knowledge_pb2.DeleteDatasetRequest, _abc.Awaitable[_knowledge_pb2.DeleteDatasetResponse]],
     ) -> _abc.Awaitable[_knowledge_pb2.DeleteDatasetResponse]:
         """Deletes a dataset and every trace of it: documents, passages, job outputs, quoted references.
-        It is gone from every answer at once; the files and the index follow within seconds, also over
-        a restart.
+        It is gone from every search at once; the files and the index follow within seconds, also over
+        a restart. What an answer said stays in its conversation, without the references.
         """
 
     @_abc_1.abstractmethod

@@ -48,7 +48,7 @@ class GenerateRequest(_message.Message):
 
     @_builtins.property
     def passages(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.Reference]:
-        """Passages to answer from, numbered as the answer shall cite them."""
+        """Passages to answer from, numbered as the answer shall cite them: 0 to 100, a million characters."""
 
     def __init__(
         self,

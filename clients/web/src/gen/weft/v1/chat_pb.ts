@@ -150,7 +150,8 @@ export type ChatEvent = Message<"weft.v1.ChatEvent"> & {
   usage?: Usage | undefined;
 
   /**
-   * What was missing: "graph", "dense", "lexical", "retrieval". `refs` and `done`; empty: nothing.
+   * What was missing: "graph", "retrieval", or of it "dense", "lexical", "datasets" (some were indexed
+   * with another embedding model). `refs` and `done`; empty: nothing.
    *
    * @generated from field: repeated string degraded = 5;
    */
@@ -171,7 +172,7 @@ export type ChatEvent = Message<"weft.v1.ChatEvent"> & {
   message: string;
 
   /**
-   * Counted from 1 within the turn.
+   * Counted from 1 within the turn. 0: an error that is not kept (see `Converse`).
    *
    * @generated from field: uint32 seq = 15;
    */
@@ -704,7 +705,8 @@ export const RateAnswerResponseSchema: GenMessage<RateAnswerResponse> = /*@__PUR
  * known by its conversation and its request id. Its events are numbered by `seq` from 1; they are
  * committed before they are sent, and a `seq` never comes again with other content. So a client
  * that lost its connection asks, over any transport and any replica, for the events after the
- * last `seq` it saw. Events are kept for 24 hours after the turn ended; the messages stay.
+ * last `seq` it saw. Events are kept for 24 hours after the turn ended; the messages stay. A turn takes
+ * 10 minutes at most.
  *
  * @generated from service weft.v1.ChatService
  */
@@ -734,7 +736,8 @@ export const ChatService: GenService<{
    * 1. The client sends `turn` to ask, `interrupt` to stop a turn, `ack` for what it has shown,
    *    `resume` to go on with a turn of an earlier stream; in any order, at any time.
    * 2. The server sends the events of each turn as `StreamChat` would, with the turn's request id.
-   *    What is wrong with one turn is an `error` event of that turn; the stream goes on.
+   *    What is wrong with one turn is an `error` event of that turn, with `seq` 0 where the turn has not
+   *    begun or goes on elsewhere; the stream goes on.
    * 3. Turns of different conversations may run at once, 16 at most.
    * 4. Before it stops, the server sends `go_away`: it takes no new turn, finishes those that run
    *    if time allows, and the client opens a new stream and resumes there.

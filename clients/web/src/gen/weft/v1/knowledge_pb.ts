@@ -628,7 +628,7 @@ export type GetStatusResponse = Message<"weft.v1.GetStatusResponse"> & {
   chunks?: number | undefined;
 
   /**
-   * The documents that could not be indexed.
+   * The documents that could not be indexed, the first 1,000.
    *
    * @generated from field: repeated weft.v1.IndexError errors = 6;
    */
@@ -705,8 +705,8 @@ export const KnowledgeService: GenService<{
   },
   /**
    * Deletes a dataset and every trace of it: documents, passages, job outputs, quoted references.
-   * It is gone from every answer at once; the files and the index follow within seconds, also over
-   * a restart.
+   * It is gone from every search at once; the files and the index follow within seconds, also over
+   * a restart. What an answer said stays in its conversation, without the references.
    *
    * @generated from rpc weft.v1.KnowledgeService.DeleteDataset
    */

@@ -36,7 +36,7 @@ export type GenerateRequest = Message<"weft.v1.GenerateRequest"> & {
   messages: Message$1[];
 
   /**
-   * Passages to answer from, numbered as the answer shall cite them.
+   * Passages to answer from, numbered as the answer shall cite them: 0 to 100, a million characters.
    *
    * @generated from field: repeated weft.v1.Reference passages = 3;
    */
