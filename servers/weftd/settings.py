@@ -38,7 +38,7 @@ def misspelt(environment: Iterable[str]) -> dict[str, str]:
     """
     known = {f"WEFT_{name.upper()}" for name in Settings.model_fields}
     of_clients = {"WEFT_TOKEN", "WEFT_ADDRESS"}
-    meant = {}
+    meant: dict[str, str] = {}
     for name in environment:
         if name.startswith("WEFT_") and name not in known | of_clients:
             meant.update((name, each) for each in get_close_matches(name, known, n=1, cutoff=0.85))

@@ -102,3 +102,14 @@ def test_a_token_for_everyone_must_not_be_asked_for(
 ) -> None:
     text = said(monkeypatch, capsys, "token", WEFT_HOST="0.0.0.0", WEFT_DEV_TOKEN="true")
     assert text.startswith("✗ WEFT_DEV_TOKEN=true gives anyone")
+
+
+def test_a_misspelt_setting_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WEFT_RECORD_URL", "x")
+    monkeypatch.setenv("WEFT_TOKEN", "x")
+    monkeypatch.setenv("WEFT_SERVICE_HOST", "10.0.0.1")
+    message = said(monkeypatch, capsys, "token", "--role", "boss")
+    assert "WEFT_RECORD_URL is no setting and does nothing: is WEFT_RECORDS_URL meant?" in message
+    assert message.count("is no setting") == 1
