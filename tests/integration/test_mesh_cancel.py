@@ -31,7 +31,7 @@ TRIES = 5
 CLOSED_WITHIN_S = 0.05
 # For a single try on a machine whose cores are all busy: still far from the grace.
 AT_MOST_S = 0.5
-DEADLINE_S = 0.8
+DEADLINE_S = 0.5
 PAST_END_S = 1.0
 
 
