@@ -60,6 +60,8 @@ def _fail(message: str) -> None:
 
 
 def _run(program: Coroutine[Any, Any, None]) -> None:
+    # For what serves calls. What starts children has asyncio's own loop: uvloop's forks run the hooks of
+    # every library, and gRPC and LanceDB complain of them.
     import uvloop
 
     uvloop.run(program)
@@ -95,8 +97,7 @@ def jobs() -> None:
     from weftd.programs import run_jobs
 
     give_way()
-
-    _run(run_jobs(Settings()))
+    asyncio.run(run_jobs(Settings()))
 
 
 @app.command()
@@ -104,7 +105,7 @@ def envoy() -> None:
     """Runs Envoy alone, in front of services that run elsewhere."""
     from weftd.programs import run_envoy
 
-    _run(run_envoy(Settings()))
+    asyncio.run(run_envoy(Settings()))
 
 
 @app.command()

@@ -163,6 +163,8 @@ async def language_models(settings: Settings, embedder: OnnxEmbedder) -> AsyncIt
     ]
     with plainly():
         registry = ModelRegistry([*endpoints, ExtractiveModel(embedder=embedder)])
+        for endpoint in endpoints:
+            await endpoint.open()  # or the first question waits for the client library
     try:
         yield registry
     finally:

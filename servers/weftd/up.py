@@ -20,6 +20,9 @@ from weftd.supervisor import Child, ChildFailed
 
 __all__ = ["up"]
 
+# It gives way to all others, so on a busy machine its start takes long.
+_JOBS_LIMIT_S = 300
+
 
 async def up(settings: Settings, console: Console) -> None:
     """Runs until SIGINT or SIGTERM; a second one ends it at once.
@@ -52,7 +55,7 @@ async def _run(settings: Settings, console: Console) -> None:
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(_step(console, "services", services.start()))
-                group.create_task(_step(console, "jobs", jobs.start()))
+                group.create_task(_step(console, "jobs", jobs.start(_JOBS_LIMIT_S)))
         except* ChildFailed as failures:
             said = (str(error).removeprefix("✗ ") for error in failures.exceptions)
             raise CannotStart("\n".join(said)) from None

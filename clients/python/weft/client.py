@@ -6,12 +6,12 @@ from collections.abc import AsyncIterable, AsyncIterator, Sequence
 from types import TracebackType
 from typing import Literal, Self
 
-from weft.connection import Connection, Token, new_id, pages
+from weft.connection import Connection, Token, pages
 from weft.conversations import Conversations
 from weft.converse import Converse
 from weft.knowledge import Knowledge
 from weft.search import search_request, search_stream
-from weft.turn import Turn, cancel_turn
+from weft.turn import Turn, cancel_turn, turn_request
 from weft.v1.chat_pb2 import ResumeChatRequest, StreamChatRequest
 from weft.v1.common_pb2 import Message
 from weft.v1.models_pb2 import ListModelsRequest, Model
@@ -93,20 +93,17 @@ class Weft:
         goes on with the turn and never starts a second. All datasets are searched unless
         `dataset_ids` names some; `top_k` is how many passages the answer may rest on (0: five).
         """
-        request_id = request_id or new_id()
-        messages = [Message(role="user", content=question)] if isinstance(question, str) else question
-        request = StreamChatRequest(
-            conversation_id=conversation_id or f"conv_{request_id}",
+        request = turn_request(
+            conversation_id,
+            question,
             request_id=request_id,
-            messages=messages,
-            stream=stream,
-            temperature=temperature,
+            dataset_ids=dataset_ids,
             top_k=top_k,
+            temperature=temperature,
+            model_id=model_id,
             use_graph_rag=use_graph_rag,
             use_cache=use_cache,
-            dataset_ids=dataset_ids,
-            model_id=model_id,
-            resumable=True,
+            stream=stream,
         )
         return self._turn(request, timeout_s)
 

@@ -14,7 +14,7 @@ from weft import events
 from weft.connection import Connection, Outcome, being_cancelled, new_id, pause_s
 from weft.errors import TurnEnded, Unauthenticated, Unavailable, WeftError, from_rpc
 from weft.events import ChatEvent, Done
-from weft.turn import is_transient, leave_turn
+from weft.turn import is_transient, leave_turn, turn_request
 from weft.v1.chat_pb2 import CancelTurnRequest, ConverseRequest, ConverseResponse, StreamChatRequest
 from weft.v1.chat_pb2_grpc import ChatServiceStub
 from weft.v1.common_pb2 import Message
@@ -66,18 +66,25 @@ class Converse:
         request_id: str | None = None,
         dataset_ids: Sequence[str] = (),
         top_k: int = 0,
+        temperature: float | None = None,
+        model_id: str = "",
+        use_graph_rag: bool = False,
+        use_cache: bool = False,
+        stream: bool = True,
     ) -> AsyncGenerator[ChatEvent, None]:
         """Asks a question and yields the events of its answer; as `Weft.chat`."""
-        request_id = request_id or new_id()
-        messages = [Message(role="user", content=question)] if isinstance(question, str) else question
         turn = _Running(
-            StreamChatRequest(
-                conversation_id=conversation_id or f"conv_{request_id}",
+            turn_request(
+                conversation_id,
+                question,
                 request_id=request_id,
-                messages=messages,
                 dataset_ids=dataset_ids,
                 top_k=top_k,
-                resumable=True,
+                temperature=temperature,
+                model_id=model_id,
+                use_graph_rag=use_graph_rag,
+                use_cache=use_cache,
+                stream=stream,
             )
         )
         self._turns[turn.key] = turn

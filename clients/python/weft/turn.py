@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any, Final
 
 import grpc
 
 from weft import events
-from weft.connection import Connection, being_cancelled, pause_s
+from weft.connection import Connection, being_cancelled, new_id, pause_s
 from weft.errors import NotFound, ResourceExhausted, Unauthenticated, Unavailable, WeftError, from_rpc
 from weft.events import ChatEvent, Delta, Done
 from weft.v1.chat_pb2 import CancelTurnRequest, ResumeChatRequest, StreamChatRequest
 from weft.v1.chat_pb2_grpc import ChatServiceStub
+from weft.v1.common_pb2 import Message
 
 _CANCEL_WITHIN_S: Final = 2.0
 _CANCEL_PAUSES_S: Final = (0.02, 0.1, 0.3)
@@ -23,6 +24,36 @@ _FIRST_CONTACT_S: Final = 2.0
 _WORKED_ON_S: Final = 0.3
 # The server's own word that another attempt gets further; every other reason is an answer.
 _TRANSIENT: Final = frozenset({"", "BACKEND_UNAVAILABLE", "DRAINING", "OVERLOADED"})
+
+
+def turn_request(
+    conversation_id: str,
+    question: str | Sequence[Message],
+    *,
+    request_id: str | None,
+    dataset_ids: Sequence[str],
+    top_k: int,
+    temperature: float | None,
+    model_id: str,
+    use_graph_rag: bool,
+    use_cache: bool,
+    stream: bool,
+) -> StreamChatRequest:
+    """The request of a new turn, with the ids that were left out; see `Weft.chat`."""
+    request_id = request_id or new_id()
+    return StreamChatRequest(
+        conversation_id=conversation_id or f"conv_{request_id}",
+        request_id=request_id,
+        messages=[Message(role="user", content=question)] if isinstance(question, str) else question,
+        stream=stream,
+        temperature=temperature,
+        top_k=top_k,
+        use_graph_rag=use_graph_rag,
+        use_cache=use_cache,
+        dataset_ids=dataset_ids,
+        model_id=model_id,
+        resumable=True,
+    )
 
 
 class Turn:
