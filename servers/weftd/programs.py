@@ -16,6 +16,7 @@ import structlog
 
 from weft.v1.error_reason_pb2 import ERROR_REASON_BACKEND_UNAVAILABLE
 from weftd import compose
+from weftd.envoy.process import EnvoyProcess
 from weftd.errors import Unavailable
 from weftd.lifecycle import run_until_stopped
 from weftd.rooms import Rooms
@@ -153,7 +154,12 @@ async def run_envoy(settings: Settings) -> None:
         with compose.plainly():
             envoy = await stack.enter_async_context(compose.envoy_process(settings))
         announce_ready()
-        await _until_signal(envoy.wait())
+        await _until_signal(_while_running(envoy))
+
+
+async def _while_running(envoy: EnvoyProcess) -> None:
+    code = await envoy.wait()
+    raise compose.CannotStart(f"Envoy ended with status {code}; see {envoy.log_file}.")
 
 
 def _begin(settings: Settings, service: str) -> None:

@@ -50,7 +50,7 @@ async def _run(settings: Settings, console: Console) -> None:
     async with contextlib.AsyncExitStack() as stack:
         with plainly():
             # Envoy goes last: the services still say goodbye through it.
-            await stack.enter_async_context(envoy_process(settings))
+            envoy = await stack.enter_async_context(envoy_process(settings))
         stack.push_async_callback(_stop, services, jobs, settings.drain_grace_s, console)
         try:
             async with asyncio.TaskGroup() as group:
@@ -65,6 +65,7 @@ async def _run(settings: Settings, console: Console) -> None:
         async with asyncio.TaskGroup() as group:
             group.create_task(services.keep())
             group.create_task(jobs.keep())
+            group.create_task(envoy.keep())
 
 
 async def _stop(services: Child, jobs: Child, grace_s: float, console: Console) -> None:

@@ -107,6 +107,31 @@ async def test_whoever_waits_is_told_when_it_dies(tmp_path: Path) -> None:
             await envoy.update(made)
 
 
+async def test_one_that_died_is_started_again_where_it_was(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        free = Endpoint("127.0.0.1", probe.getsockname()[1])
+    made = config(tmp_path, listen=free)
+
+    async def answers() -> bool:
+        try:
+            async with httpx.AsyncClient(trust_env=False) as http:
+                return (await http.get(f"http://{free}/healthz")).text == "ok\n"
+        except httpx.TransportError:
+            return False
+
+    async with EnvoyProcess(made, tmp_path / "envoy") as envoy:
+        keeping = asyncio.create_task(envoy.keep())
+        for _ in range(2):
+            before = envoy.pid
+            os.kill(before, signal.SIGKILL)
+            await until(answers, False)
+            await until(answers, True)
+            assert envoy.pid != before
+        await envoy.update(made)
+        keeping.cancel()
+    assert not psutil.pid_exists(envoy.pid)
+
+
 PARENT = """
 import asyncio, sys
 from pathlib import Path

