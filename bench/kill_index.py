@@ -95,7 +95,10 @@ def _works(mesh: Mesh, rest: httpx.Client, dataset: str, job_id: str) -> bool:
     """Waits for the job process to begin a step of this job; False when the job is over before."""
     begun = len(_begun(mesh, job_id))
     while len(_begun(mesh, job_id)) == begun:
-        if rest.get(f"/api/v1/knowledge/status/{dataset}").raise_for_status().json()["status"] == "ready":
+        status = rest.get(f"/api/v1/knowledge/status/{dataset}").raise_for_status().json()
+        if status["status"] == "failed":
+            raise RuntimeError(f"{dataset}: {status}")
+        if status["status"] == "ready":
             return False
         time.sleep(0.01)
     return True

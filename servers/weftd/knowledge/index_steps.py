@@ -7,6 +7,7 @@ passages of a document beside its bytes in the blob store, and storing reads the
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import aclosing
@@ -135,9 +136,7 @@ class IndexSteps:
         rows = await self._live(job, [each.document_id for each in slices])
         # Passages of another model or other options than the rest would have: planned again in the end.
         slices = [each for each in slices if self._is_ours(job, rows.get(each.document_id))]
-        passages: list[Passage] = []
-        for each in slices:
-            passages += await asyncio.to_thread(self._read, job, rows[each.document_id], each)
+        slices, passages = await self._read_all(job, rows, slices)
         vectors = await self._embed([searchable(each) for each in passages])
         async with self._passages.alone():
             live = await self._live(job, list(rows))
@@ -225,6 +224,20 @@ class IndexSteps:
             return count
         finally:
             await asyncio.to_thread(writer.abort)
+
+    async def _read_all(
+        self, job: IndexJob, rows: dict[str, Any], slices: Sequence[Slice]
+    ) -> tuple[list[Slice], list[Passage]]:
+        """The slices whose passages are still there, and these."""
+        found: list[Slice] = []
+        passages: list[Passage] = []
+        for each in slices:
+            # Where they are not, this step was killed after it had finished with the document. A document
+            # that is not searchable whole for all that is planned, and so parsed, again in the end.
+            with contextlib.suppress(FileNotFoundError):
+                passages += await asyncio.to_thread(self._read, job, rows[each.document_id], each)
+                found.append(each)
+        return found, passages
 
     def _read(self, job: IndexJob, row: Any, piece: Slice) -> list[Passage]:
         with (
