@@ -34,14 +34,27 @@ def configure_logging(level: str = "info", *, service: str = "") -> None:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=not pretty),
             *([] if not service else [_adder(service)]),
-            structlog.dev.ConsoleRenderer()
-            if pretty
-            else structlog.processors.JSONRenderer(ensure_ascii=False),
+            *(
+                [structlog.dev.ConsoleRenderer()]
+                if pretty
+                else [_describe_exception, structlog.processors.JSONRenderer(ensure_ascii=False)]
+            ),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level.upper())),
         logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
         cache_logger_on_first_use=True,
     )
+
+
+def _describe_exception(
+    _logger: Any, _method: str, event: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
+    """What `log.exception` was called in, or the exception given as `exc_info`."""
+    given = event.pop("exc_info", None)
+    error = sys.exc_info()[1] if given is True else given
+    if isinstance(error, BaseException):
+        event.update(describe(error))
+    return event
 
 
 def describe(error: BaseException) -> dict[str, Any]:
