@@ -38,7 +38,7 @@ KEYS = Path(tempfile.mkdtemp()) / "jwks.json"
 ensure_keys(KEYS)
 
 
-def token(ttl_s: float = 60, roles: tuple[str, ...] = ("member",), tenant: str = "acme") -> str:
+def token(ttl_s: float = 3600, roles: tuple[str, ...] = ("member",), tenant: str = "acme") -> str:
     return mint(KEYS, issuer="weft", audience="weft", tenant=tenant, subject="u1", roles=roles, ttl_s=ttl_s)
 
 
@@ -245,6 +245,10 @@ async def test_who_may_not_call_is_told_why(mesh: Mesh, metadata: Any, code: str
         error = await refused(call)
         assert (error.code().name, reason(error)) == (code, wanted)
     assert mesh.models.callers == []
+
+
+async def test_headers_may_be_as_large_as_the_edge_lets_through(mesh: Mesh) -> None:
+    await mesh.stub.ListModels(models_request(), metadata=bearer(x_more="x" * (60 << 10)))
 
 
 async def test_an_error_names_fields_and_fits_into_trailers(mesh: Mesh) -> None:

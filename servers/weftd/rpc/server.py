@@ -14,9 +14,13 @@ from weftd.rpc.channels import MAX_MESSAGE_BYTES
 from weftd.rpc.health import Health
 from weftd.rpc.interceptor import CallInterceptor
 
+_MAX_METADATA_BYTES: Final = 128 << 10
 _OPTIONS: Final = [
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", -1),
+    # Above what the edge lets through, 60 KiB, and what it adds. gRPC's own 8 KiB is less than a long token.
+    ("grpc.max_metadata_size", _MAX_METADATA_BYTES),
+    ("grpc.absolute_max_metadata_size", _MAX_METADATA_BYTES),
     # The windows stay small: what a reader has not taken yet waits at the sender, not in our memory.
     ("grpc.http2.bdp_probe", 0),
     ("grpc.http2.lookahead_bytes", 1 << 18),
