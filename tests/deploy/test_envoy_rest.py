@@ -164,6 +164,15 @@ async def test_a_deadline_of_a_rest_client_reaches_the_service(edge: Edge, http:
     assert edge.seen.time_left_s[-1] is None
 
 
+@pytest.mark.parametrize("limit", ["soon", "-1S", "999999999S", "5", "1.5S"])
+async def test_a_deadline_that_is_none_is_the_clients_mistake(http: httpx.AsyncClient, limit: str) -> None:
+    for path in (STREAM, "/api/v1/search"):
+        answer = await http.post(path, json=question("two"), headers={"grpc-timeout": limit})
+        assert answer.status_code == 400
+        assert answer.json()["code"] == 3
+        assert "30S" in answer.json()["message"]
+
+
 async def test_a_client_cannot_steer_the_edge_by_its_headers(edge: Edge, http: httpx.AsyncClient) -> None:
     steering = {"x-envoy-upstream-rq-timeout-ms": "1", "x-envoy-retry-on": "5xx", "x-envoy-max-retries": "9"}
     async with http.stream("POST", STREAM, json=question("hold"), headers=steering) as answer:

@@ -56,6 +56,7 @@ def routes(config: EnvoyConfig, services: list[Service], descriptors_file: str) 
                         "direct_response": {"status": 200, "body": {"inline_string": "ok\n"}},
                         "typed_per_filter_config": _OPEN,
                     },
+                    _malformed_timeout(),
                     *(_stream({"path": path}, first, open_to_all=True) for path in _HEALTH),
                     *(_stream({"path": path}, first) for path in _REFLECTION),
                     *(route for service in services for route in _service(service)),
@@ -87,6 +88,20 @@ def _service(service: Service) -> list[dict[str, Any]]:
         else _unary({"path": f"/{service.name}/{name}"}, service.cluster, retry=name in service.reads)
         for name in service.methods
     ]
+
+
+def _malformed_timeout() -> dict[str, Any]:
+    """gRPC itself would answer with INTERNAL, before any service sees the call."""
+    header = {
+        "name": "grpc-timeout",
+        "string_match": {"safe_regex": {"regex": "[0-9]{1,8}[HMSmun]"}},
+        "invert_match": True,  # one that is absent is no match either way
+    }
+    said = "grpc-timeout is up to 8 digits and one of H, M, S, m, u, n: 30S."
+    return {
+        "match": {"prefix": "/", "headers": [header]},
+        "direct_response": {"status": 400, "body": {"inline_string": said}},
+    }
 
 
 def _stream(match: dict[str, Any], cluster: str, *, open_to_all: bool = False) -> dict[str, Any]:
