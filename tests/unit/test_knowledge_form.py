@@ -54,6 +54,11 @@ def test_other_fields_are_passed_over(tmp_path: Path) -> None:
     assert (dataset_id, len(intake.files)) == ("", 1)
 
 
+def test_a_second_dataset_id_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidArgument, match="dataset_id"):
+        read(tmp_path, body(DATASET, FILE, DATASET), 500)
+
+
 def test_refusals_name_their_file_and_the_rest_go_on(tmp_path: Path) -> None:
     limits = UploadLimits(file_bytes=10, files=5)
     parts = [

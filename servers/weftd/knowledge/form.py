@@ -96,6 +96,8 @@ class Form:
         self._is_file = self._disposition.get("name") == "file"
         if self._is_file:
             self._intake.begin_file(name)
+        elif self._disposition.get("name") == "dataset_id" and self._dataset_id:
+            raise InvalidArgument({"dataset_id": "came twice: send one, for all files"})
 
     def _take_body(self, data: bytes, start: int, end: int) -> None:
         if self._is_file:
