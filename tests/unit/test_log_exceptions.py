@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -11,15 +13,18 @@ import structlog
 from weftd.rpc.telemetry import configure_logging
 
 
-@pytest.fixture(autouse=True)
-def configured(capsys: pytest.CaptureFixture[str]) -> Iterator[None]:
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
+    before = structlog.get_config()
+    output = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", output)
     configure_logging("info")
-    yield
-    structlog.reset_defaults()
+    yield output
+    structlog.configure(**before)
 
 
 @pytest.mark.parametrize("given", [True, False])
-def test_exceptions_are_told_without_their_text(given: bool, capsys: pytest.CaptureFixture[str]) -> None:
+def test_exceptions_are_told_without_their_text(given: bool, said: io.StringIO) -> None:
     log = structlog.get_logger()
     try:
         raise ValueError("what the user said")
@@ -28,8 +33,7 @@ def test_exceptions_are_told_without_their_text(given: bool, capsys: pytest.Capt
             log.error("failed", exc_info=error)
         else:
             log.exception("failed")
-    said = capsys.readouterr().err
-    assert "what the user said" not in said
-    line = json.loads(said)
+    assert "what the user said" not in said.getvalue()
+    line = json.loads(said.getvalue())
     assert line["error"] == "ValueError"
     assert "test_log_exceptions.py" in line["trace"][-1]
