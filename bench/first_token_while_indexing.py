@@ -27,7 +27,7 @@ from weft.v1.chat_pb2 import StreamChatRequest
 from weft.v1.chat_pb2_grpc import ChatServiceStub
 from weft.v1.common_pb2 import Message
 
-CALLERS = 4
+CALLERS = 2
 PAGES = 1_000
 WORDS_PER_PAGE = 150
 ROUNDS = 3

@@ -47,10 +47,10 @@ class Disturbed:
     differences: list[str] = field(default_factory=list)
 
 
-def documents() -> dict[str, bytes]:
+def documents(words: int) -> dict[str, bytes]:
     """A long one, which takes many steps, short ones, one in Chinese and one that is refused."""
     files = {
-        "long.txt": prose(seed=2, words=30_000),
+        "long.txt": prose(seed=2, words=words),
         "notes.md": "# One\n\n" + prose(seed=3, words=500) + "\n\n# Two\n\n" + prose(seed=4, words=500),
         "梭子.txt": "梭子穿过经线，织机的声音传得很远。" * 200,
         "broken.pdf": "%PDF-1.7 and no more",
@@ -58,16 +58,16 @@ def documents() -> dict[str, bytes]:
     return {name: text.encode() for name, text in files.items()}
 
 
-def disturb(mesh: Mesh, kills: int, seed: int = 1) -> Disturbed:
-    """Kills the job process so often. The mesh must log at level "debug"."""
+def disturb(mesh: Mesh, kills: int, words: int = 30_000, seed: int = 1) -> Disturbed:
+    """Kills the job process so often; `words` has the longest document. The mesh must log at level "debug"."""
     dice, result = random.Random(seed), Disturbed()
     with client(mesh, "killed") as rest:
-        _begin(rest, "whole")
+        _begin(rest, "whole", words)
         expected, lasts_s = _passages(mesh, "whole", indexed(rest, "whole")), _lasts_s(mesh)
         while result.kills < kills:
             result.datasets += 1
             dataset = f"killed-{result.datasets}"
-            job_id = _begin(rest, dataset)
+            job_id = _begin(rest, dataset, words)
             finished: list[tuple[int, set[Step]]] = []
             while result.kills < kills and _works(mesh, rest, dataset, job_id):
                 time.sleep(dice.uniform(0, lasts_s / 3))
@@ -84,8 +84,8 @@ def disturb(mesh: Mesh, kills: int, seed: int = 1) -> Disturbed:
     return result
 
 
-def _begin(rest: httpx.Client, dataset: str) -> str:
-    files = [("file", (name, data)) for name, data in documents().items()]
+def _begin(rest: httpx.Client, dataset: str, words: int) -> str:
+    files = [("file", (name, data)) for name, data in documents(words).items()]
     rest.post("/api/v1/knowledge/upload", data={"dataset_id": dataset}, files=files).raise_for_status()
     body = {"dataset_id": dataset, "options": {"chunk_size": 64}}
     return str(rest.post("/api/v1/knowledge/index", json=body).raise_for_status().json()["job_id"])

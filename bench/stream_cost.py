@@ -33,7 +33,7 @@ from weft.v1.chat_pb2 import StreamChatRequest
 from weft.v1.chat_pb2_grpc import ChatServiceStub
 from weft.v1.common_pb2 import Message
 
-RUNS = 2
+RUNS = 5
 # Callers, and the turns of each in one run.
 LOADS = ((1, 200), (64, 25))
 
