@@ -59,7 +59,7 @@ def documents(words: int) -> dict[str, bytes]:
 
 
 def disturb(mesh: Mesh, kills: int, words: int = 30_000, seed: int = 1) -> Disturbed:
-    """Kills the job process so often; `words` has the longest document. The mesh must log at level "debug"."""
+    """Kills the job process so often; the longest document has `words`. The mesh must log at "debug"."""
     dice, result = random.Random(seed), Disturbed()
     with client(mesh, "killed") as rest:
         _begin(rest, "whole", words)
