@@ -298,7 +298,7 @@ async def until(get: Callable[[], Awaitable[object]], wanted: object) -> None:
     last: object = None
     try:
         async with asyncio.timeout(10):
-            while (last := await get()) != wanted:  # noqa: ASYNC110 - another process changes it
+            while (last := await get()) != wanted:
                 await asyncio.sleep(0.02)
     except TimeoutError:
         raise AssertionError(f"{last!r} did not become {wanted!r} within 10 s") from None

@@ -249,7 +249,7 @@ def blobs(knowledge: Knowledge) -> list[Path]:
 
 async def purged(knowledge: Knowledge) -> None:
     """Waits until no purge is left to do."""
-    while (await knowledge.records.read(index_jobs.open_work))[1]:  # noqa: ASYNC110
+    while (await knowledge.records.read(index_jobs.open_work))[1]:
         await asyncio.sleep(0.02)
 
 
