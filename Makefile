@@ -7,7 +7,7 @@ UV := $(BIN)/uv pip install -q --python $(BIN)/python
 # A program that asks for a password or shows a colour has no one to ask in CI.
 export npm_config_update_notifier = false
 
-.PHONY: up install test check bench generate clean
+.PHONY: up install test check generate clean
 
 ## installs what is needed and runs the mesh on http://127.0.0.1:8080
 up: install
