@@ -26,8 +26,10 @@ if TYPE_CHECKING:
 __all__ = [
     "CannotStart",
     "Passages",
+    "database_plainly",
     "envoy_process",
     "language_models",
+    "make_data_directory",
     "make_token",
     "open_blobs",
     "open_embedder",
@@ -54,6 +56,27 @@ def plainly() -> Iterator[None]:
         raise CannotStart(str(error)) from error
 
 
+@contextmanager
+def database_plainly(name: str) -> Iterator[None]:
+    """CannotStart for a database that does not answer or cannot be used; `name` is "records" or "jobs"."""
+    from sqlalchemy.exc import DatabaseError, OperationalError
+
+    try:
+        yield
+    except OperationalError as error:
+        raise CannotStart(f"The {name} database does not answer: {error.orig}") from error
+    except DatabaseError as error:
+        raise CannotStart(
+            f"The {name} database cannot be used: {error.orig}. Mend what it says, or restore a backup."
+        ) from error
+
+
+def make_data_directory(settings: Settings) -> None:
+    """Makes the directory of all that is kept, closed to others. CannotStart where that cannot be."""
+    with plainly():
+        settings.data.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
 @dataclass(frozen=True, slots=True)
 class Passages:
     """The two routes to passages, and the distinct stores behind them with their addresses."""
@@ -66,17 +89,16 @@ class Passages:
 @asynccontextmanager
 async def open_records(settings: Settings) -> AsyncIterator[Records]:
     """The records, brought to the newest schema first."""
-    from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError
+    from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
     from weftd.stores.records.engine import Records
     from weftd.stores.records.migrate import NewerDatabase, migrate
 
     try:
-        await asyncio.to_thread(migrate, settings.records)
+        with database_plainly("records"):
+            await asyncio.to_thread(migrate, settings.records)
     except NewerDatabase as error:
         raise CannotStart(str(error)) from error
-    except OperationalError as error:
-        raise CannotStart(f"The records database does not answer: {error.orig}") from error
     except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
         raise CannotStart(
             "WEFT_RECORDS_URL is no address of a database: postgresql+psycopg://user:password@host/database."
@@ -138,7 +160,8 @@ def open_blobs(settings: Settings) -> DirectoryBlobs:
     """Where uploaded files are kept."""
     from weftd.stores.blobs.directory import DirectoryBlobs
 
-    return DirectoryBlobs(settings.data.absolute() / "blobs")
+    with plainly():
+        return DirectoryBlobs(settings.data.absolute() / "blobs")
 
 
 @asynccontextmanager

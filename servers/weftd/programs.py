@@ -144,7 +144,8 @@ async def run_jobs(settings: Settings) -> None:
         writer = PassageWriter(tuple(passages.stores.values()))
         index = IndexSteps(records, blobs, writer, embedder, Limits())
         jobs = Jobs(records, index, PurgeSteps(records, blobs, writer), settings.jobs)
-        await _until_signal(jobs.run(announce_ready))
+        with compose.database_plainly("jobs"):
+            await _until_signal(jobs.run(announce_ready))
 
 
 async def run_envoy(settings: Settings) -> None:
@@ -164,7 +165,7 @@ async def _while_running(envoy: EnvoyProcess) -> None:
 
 def _begin(settings: Settings, service: str) -> None:
     die_with_parent()
-    settings.data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    compose.make_data_directory(settings)
     # A loop beside busy threads gets the interpreter back four times sooner.
     sys.setswitchinterval(0.0005)
     telemetry.configure_logging(settings.log_level, service=service)

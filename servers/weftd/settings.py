@@ -46,9 +46,9 @@ def misspelt(environment: Iterable[str]) -> dict[str, str]:
 
 
 class Settings(BaseSettings):
-    """Every setting has a default that works on a laptop; the empty string means the embedded one."""
+    """Every setting has a default that works on a laptop; an empty variable is as good as none."""
 
-    model_config = SettingsConfigDict(env_prefix="WEFT_", extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="WEFT_", env_ignore_empty=True, extra="forbid", frozen=True)
 
     data: Path = Field(default=Path(".weft"), description="Directory of all that is kept.")
     host: str = Field(default="127.0.0.1", description="Address that Envoy listens on.")

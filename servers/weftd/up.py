@@ -14,7 +14,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from weftd.compose import CannotStart, envoy_process, plainly
+from weftd.compose import CannotStart, envoy_process, make_data_directory, plainly
 from weftd.settings import SERVICES, Settings
 from weftd.supervisor import Child, ChildFailed
 
@@ -34,6 +34,7 @@ async def up(settings: Settings, console: Console) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, this.cancel)
     try:
+        make_data_directory(settings)
         with _alone(settings.data):
             await _run(settings, console)
     except asyncio.CancelledError:
@@ -111,8 +112,9 @@ def _require_free_port(host: str, port: int) -> None:
 @contextlib.contextmanager
 def _alone(data: Path) -> Iterator[None]:
     """Holds the data directory: two meshes on one would run each job twice."""
-    data.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with (data / "up.lock").open("a+") as file:
+    with plainly():
+        lock = (data / "up.lock").open("a+")
+    with lock as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

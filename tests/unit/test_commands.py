@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from weftd.__main__ import main
+from weftd.compose import CannotStart, open_records
 from weftd.settings import Settings
 
 LONG_ENOUGH = "x" * 43
@@ -63,6 +64,31 @@ def test_a_setting_that_is_wrong(
     message: str,
 ) -> None:
     assert said(monkeypatch, capsys, "token", **{variable: value}).startswith(message)
+
+
+@pytest.mark.parametrize("command", [["up"], ["token"], ["serve", "edge"]])
+def test_a_data_directory_that_cannot_be(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, command: list[str]
+) -> None:
+    taken = tmp_path / "data"
+    taken.write_text("a file")
+    message = said(monkeypatch, capsys, *command)
+    assert message.startswith("✗ ")
+    assert str(taken) in message
+
+
+async def test_records_that_are_no_database(tmp_path: Path) -> None:
+    (tmp_path / "records.db").write_bytes(b"no database at all" * 500)
+    with pytest.raises(CannotStart, match="records database cannot be used: file is not a database"):
+        async with open_records(Settings(data=tmp_path)):
+            pass
+
+
+def test_an_empty_variable_is_as_good_as_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    defaults = Settings(data=Path("x"))
+    for name in Settings.model_fields:
+        monkeypatch.setenv(f"WEFT_{name.upper()}", "")
+    assert Settings(data=Path("x")) == defaults
 
 
 def test_a_file_of_keys_that_is_missing_is_not_made(
