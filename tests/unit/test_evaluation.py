@@ -10,11 +10,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from rich.console import Console
 
+from weftd.compose import CannotStart
+from weftd.evaluation import commands
 from weftd.evaluation.answers import evaluate_answers
 from weftd.evaluation.questions import read_questions
 from weftd.evaluation.retrieval import evaluate_retrieval
 from weftd.models.extractive.model import ExtractiveModel
+from weftd.settings import Settings
 from weftd.text.language import is_east_asian
 
 
@@ -93,6 +97,14 @@ def test_another_layout_is_refused_by_name(tmp_path: Path, content: Any) -> None
 def test_a_missing_corpus_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"alone_corpus\.json"):
         read_questions(write(tmp_path, "alone.json", []))
+
+
+@pytest.mark.parametrize("measure", [commands.retrieval, commands.answers])
+async def test_a_file_without_questions_is_told_plainly(tmp_path: Path, measure: Any) -> None:
+    file = tmp_path / "notes.md"
+    file.write_text("# Notes")
+    with pytest.raises(CannotStart, match=r"notes\.md is not laid out as"):
+        await measure(Settings(), file, Console())
 
 
 async def test_recall_of_each_route_and_of_both(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from weftd import compose
 from weftd.evaluation.answers import evaluate_answers
+from weftd.evaluation.questions import read_questions
 from weftd.evaluation.retrieval import evaluate_retrieval
 from weftd.settings import Settings
 
@@ -17,6 +18,7 @@ __all__ = ["answers", "retrieval"]
 
 async def retrieval(settings: Settings, file: Path, console: Console) -> None:
     """Prints recall of each route and of their fusion."""
+    _check(file)
     async with compose.open_embedder(settings) as embedder:
         with console.status("Indexing and asking …"):
             rows = await evaluate_retrieval(file, embedder)
@@ -28,6 +30,7 @@ async def retrieval(settings: Settings, file: Path, console: Console) -> None:
 
 async def answers(settings: Settings, file: Path, console: Console) -> None:
     """Prints how many questions are answered with, and declined without, their passages."""
+    _check(file)
     async with (
         compose.open_embedder(settings) as embedder,
         compose.language_models(settings, embedder) as models,
@@ -35,3 +38,9 @@ async def answers(settings: Settings, file: Path, console: Console) -> None:
         with console.status("Indexing, and asking each question twice …"):
             report = await evaluate_answers(file, embedder, models.default)
     console.print(str(report), highlight=False)
+
+
+def _check(file: Path) -> None:
+    """CannotStart for a file that holds no questions, before a model is loaded for it."""
+    with compose.plainly():
+        read_questions(file)
