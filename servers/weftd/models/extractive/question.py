@@ -43,6 +43,7 @@ _OVERVIEW = re.compile(
     r"(?:总结|概括|概述|归纳).{0,6}(?:文档|文件|资料|内容|文章|报告|全文)"
     r"|(?:文档|文件|资料|文章|报告)(?:主要)?(?:讲|说|写|是关于|的?(?:主要)?内容)"
     r"|\bsummar\w+\s+(?:of\s+)?(?:the|this|these|my|all)?\s*(?:document|file|text|article|report|content)"
+    r"|^\W*what does [\"“].{1,255}[\"”] say\W*$|^[\"“].{1,255}[\"”](?:主要)?[讲说]了?(?:些|的是)?什么\W*$"
     r"|\bwhat\b.{0,12}\b(?:document|file|text|article|report)s?\b.{0,8}\b(?:about|say|contain)",
     re.IGNORECASE,
 )
