@@ -46,7 +46,7 @@ const en = {
   dropInto: (name: string) => `They go into “${name}”.`,
   choose: "Choose files",
   tryAsking: "Try asking",
-  examples: ["What are these documents about?", "Which dates and deadlines are mentioned?", "What can you do for me?"],
+  examples: ["What are these documents about?", "What can you do for me?"],
   exampleAbout: (name: string) => `What does “${name}” say?`,
   youHave: "Your documents are ready to be asked.",
 
@@ -116,10 +116,10 @@ const en = {
   countPassages: (n: number) => (n === 1 ? "1 passage" : `${n.toLocaleString("en")} passages`),
   deleteDataset: (name: string) => `Delete the collection “${name}”`,
   deleteDatasetAsk: "Delete this collection?",
-  deleteDatasetText: (name: string) => `“${name}” and all its documents will be gone for good, also from answers.`,
+  deleteDatasetText: (name: string) => `“${name}” and all its documents will be gone for good, also from the sources of answers.`,
   deleteDocument: (name: string) => `Delete “${name}”`,
   deleteDocumentAsk: "Delete this document?",
-  deleteDocumentText: (name: string) => `“${name}” will be gone for good, also from answers.`,
+  deleteDocumentText: (name: string) => `“${name}” will be gone for good, also from the sources of answers.`,
   prepare: "Prepare for questions",
   status: {
     pending: "Not prepared yet",
@@ -235,7 +235,7 @@ const zh: Words = {
   dropInto: (name) => `将添加到“${name}”。`,
   choose: "选择文件",
   tryAsking: "试着问问",
-  examples: ["这些文档主要讲了什么？", "文档中提到了哪些日期和期限？", "你能帮我做什么？"],
+  examples: ["这些文档主要讲了什么？", "你能帮我做什么？"],
   exampleAbout: (name) => `“${name}”讲了什么？`,
   youHave: "您的文档已经可以提问了。",
 

@@ -37,6 +37,15 @@ test("chosen files are stored, prepared and said to be ready; a bad one is named
   assert.equal(await page.getByText("Already there").count(), 0);
 });
 
+test("a question clears what is ready from the list, and leaves what was refused", async () => {
+  await choose("Choose files", file("a.txt", "a"), file("empty.txt", ""));
+  await page.getByText("Ready: ask about it").waitFor();
+  await send(page, "What is in it?");
+  await answer(page).waitFor();
+  assert.equal(await page.getByText("Ready: ask about it").count(), 0);
+  await page.getByText("This file is empty.").waitFor();
+});
+
 test("files dropped anywhere are taken", async () => {
   const data = await page.evaluateHandle(() => {
     const transfer = new DataTransfer();

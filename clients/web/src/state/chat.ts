@@ -14,6 +14,7 @@ import { chatLink, go, route } from "./route";
 import { forgetRunning, rememberRunning, runningTurns } from "./running";
 import { chosenDatasets, chosenModel } from "./search";
 import { Turn } from "./turn";
+import { clearReady } from "./uploads";
 
 const PAGE_SIZE = 200;
 
@@ -105,6 +106,7 @@ export function ask(question: string): void {
   const closing = open.turns.value.map((one) => one.closing);
   open.turns.value = [...open.turns.value, turn];
   setDraft(here, "");
+  clearReady();
   showConversation(conversationId, question);
   go(chatLink(conversationId));
   void Promise.all(closing).then(() => read(open, turn));

@@ -47,6 +47,11 @@ export function clearUploads(): void {
   uploads.value = uploads.value.filter(underWay);
 }
 
+/** Once a question is asked, only what still needs attention stays in view. */
+export function clearReady(): void {
+  uploads.value = uploads.value.filter((one) => underWay(one) || one.state.value.step === "refused");
+}
+
 function set(one: Upload, change: Partial<UploadState>): void {
   one.state.value = { ...one.state.value, ...change };
 }
