@@ -160,6 +160,28 @@ async def test_what_fails_before_the_first_event_can_be_asked_again(
         assert text_of(await read_all(turns.ask("acme", question(), None))) == TEXT
 
 
+async def test_a_heartbeat_beside_a_failure_does_not_hide_its_reason(
+    records: Records, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search = ScriptedSearch()
+    search.error = errors.FailedPrecondition(reasons.ERROR_REASON_EMBEDDER_CHANGED, "index again")
+    write, beating = records.write, False
+
+    async def write_then_beat(operation: Any, *, durable: bool = False) -> Any:
+        nonlocal beating
+        result = await write(operation, durable=durable)
+        if not beating:
+            beating = True
+            await turns._upkeep.beat()
+            beating = False
+        return result
+
+    async with chat_room(records, search=search, beat_s=60) as turns:
+        monkeypatch.setattr(records, "write", write_then_beat)
+        assert await reason_of(turns.ask("acme", question(), None)) == "EMBEDDER_CHANGED"
+        monkeypatch.undo()
+
+
 async def test_a_model_that_fails_in_the_middle_ends_the_turn_with_its_reason(records: Records) -> None:
     model = ScriptedModel(WORDS[:2])
     model.error = errors.Unavailable(reasons.ERROR_REASON_MODEL_BROKEN, "It broke off.")

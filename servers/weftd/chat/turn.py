@@ -193,7 +193,7 @@ class Turn:
     def leave(self, state: State, failure: WeftError | None = None) -> None:
         """The turn runs here no longer."""
         if self.state is State.RUNNING:
-            self.failure = failure
+            self.failure = failure or self.failure
             self._turn_to(state)
 
     def _turn_to(self, state: State) -> None:

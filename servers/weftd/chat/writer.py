@@ -176,6 +176,8 @@ class TurnWriter:
         after_seq = turn.seq
         ending = _ending(turn, work, prefix, after_seq + len(events))
         if ending.failure is not None and after_seq + len(events) == 0:
+            # Before it is taken back: the heartbeat may miss it in the store sooner than we leave it.
+            turn.failure = ending.failure
             await self._records.write(lambda connection: turns.withdraw(connection, *turn.key, self._worker))
             raise ending.failure
         text = "".join([*turn.text, *(event.content for event in events)])
