@@ -78,7 +78,9 @@ class OpenAIServer:
             return
         if model == "error_event":
             yield 'data: {"error": {"message": "sk-very-secret", "code": "overloaded"}}\n\n'
-        words = WORDS
+        if model == "numbers":
+            yield 'data: {"choices": [{"index": 0, "delta": {"content": 5}}]}\n\n'
+        words = WORDS if model != "unsound" else ["a\0b", "c\ud800d"]
         if model == "repeat":
             words = [body["messages"][-1]["content"][:3], body["messages"][-1]["content"][3:], " and on"]
         yield _chunk({"role": "assistant", "content": ""})
@@ -101,6 +103,8 @@ class OpenAIServer:
         yield _chunk({}, reason)
         if body.get("stream_options", {}).get("include_usage") and model != "no_usage":
             usage = {"prompt_tokens": 11, "completion_tokens": 5, "total_tokens": 16}
+            if model == "unsound":
+                usage = {"prompt_tokens": -1, "completion_tokens": 1 << 40, "total_tokens": 1}
             chunk = {"object": "chat.completion.chunk", "choices": [], "usage": usage}
             yield f"data: {json.dumps(chunk)}\n\n"
         if model == "lingers":

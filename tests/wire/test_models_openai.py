@@ -74,6 +74,13 @@ async def test_usage_is_empty_where_the_endpoint_does_not_tell(endpoint: OpenAIS
     assert not done.usage.HasField("total_tokens")
 
 
+async def test_what_can_be_neither_sent_nor_stored_is_left_out(endpoint: OpenAIServer) -> None:
+    async with opened(endpoint, "unsound") as model:
+        events = await collect(model, ask())
+    assert [event.content for event in events if event.type == "delta"] == ["ab", "c?d"]
+    assert not events[-1].usage.HasField("total_tokens")
+
+
 async def test_length_is_told(endpoint: OpenAIServer) -> None:
     async with opened(endpoint, "short") as model:
         assert (await collect(model, ask()))[-1].finish_reason == "length"
@@ -121,6 +128,7 @@ async def test_an_older_parameter_name_is_given_up_once(endpoint: OpenAIServer) 
         ("filtered", "MODEL_REFUSED", None),
         ("garbage", "MODEL_BROKEN", 1.0),
         ("odd", "MODEL_BROKEN", 1.0),
+        ("numbers", "MODEL_BROKEN", 1.0),
         ("cut", "MODEL_BROKEN", 1.0),
         ("stop_early", "MODEL_BROKEN", 1.0),
         ("error_event", "MODEL_UNAVAILABLE", 1.0),

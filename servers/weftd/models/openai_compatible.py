@@ -19,6 +19,7 @@ from .prompt import chat_messages
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI, AsyncStream
+    from openai.types import CompletionUsage
     from openai.types.chat import ChatCompletionChunk
 
 # After the text's end only the usage is still to come: not worth a long wait, nor a failure.
@@ -109,14 +110,13 @@ class OpenAICompatible:
                 if chunk is None:
                     break
                 if chunk.usage:
-                    usage = Usage(
-                        prompt_tokens=chunk.usage.prompt_tokens,
-                        completion_tokens=chunk.usage.completion_tokens,
-                        total_tokens=chunk.usage.total_tokens,
-                    )
+                    usage = _usage(chunk.usage)
                 for choice in (chunk.choices or [])[:1]:
                     finish = choice.finish_reason or finish
-                    if text := strip.feed((choice.delta and choice.delta.content) or ""):
+                    content = (choice.delta and choice.delta.content) or ""
+                    if not isinstance(content, str):
+                        raise errors.broken(self.model_id)
+                    if text := strip.feed(_sound(content)):
                         yield GenerateEvent(type="delta", content=text)
                 waited_s = _USAGE_TIMEOUT_S if finish else self._idle_timeout_s
         if not finish:
@@ -177,3 +177,20 @@ class OpenAICompatible:
         if "max_tokens" in self._unsupported:  # OpenAI's reasoning models know only the newer name
             arguments["max_completion_tokens"] = max_tokens
         return arguments
+
+
+def _sound(text: str) -> str:
+    """Without what can be neither sent nor stored: NUL, and halves of a surrogate pair."""
+    return text.replace("\0", "").encode("utf-8", "replace").decode()
+
+
+def _usage(counted: CompletionUsage) -> Usage:
+    """The library checks no types: what is no count is left out."""
+    try:
+        return Usage(
+            prompt_tokens=counted.prompt_tokens,
+            completion_tokens=counted.completion_tokens,
+            total_tokens=counted.total_tokens,
+        )
+    except (TypeError, ValueError):
+        return Usage()
