@@ -139,7 +139,11 @@ class Uploads:
         added = await self._records.write(
             lambda connection: documents.add(connection, tenant, dataset_id, stored, now_ms), durable=True
         )
-        new = [file.writer for file, (_, is_new) in zip(kept, added, strict=True) if file.writer and is_new]
+        new = []
+        for file, (_, is_new) in zip(kept, added, strict=True):
+            if file.writer is not None and is_new:
+                new.append(file.writer)
+                file.writer = None  # recorded: nothing takes it back now, `recover` finishes it if need be
         await _on_thread(partial(_publish, new))
         log.info("uploaded", dataset_id=dataset_id, files=len(files), stored=len(new))
         outcome = iter(added)
