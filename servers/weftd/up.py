@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
-import os
 import signal
 import socket
 import time
-from collections.abc import Awaitable, Iterator
-from pathlib import Path
+from collections.abc import Awaitable
 
 from rich.console import Console
 
 from weftd.compose import CannotStart, envoy_process, make_data_directory, plainly
+from weftd.lock import alone
 from weftd.settings import SERVICES, Settings
 from weftd.supervisor import Child, ChildFailed
 
@@ -35,7 +33,7 @@ async def up(settings: Settings, console: Console) -> None:
         asyncio.get_running_loop().add_signal_handler(number, this.cancel)
     try:
         make_data_directory(settings)
-        with _alone(settings.data):
+        with alone(settings.data, "up", "Weft"):
             await _run(settings, console)
     except asyncio.CancelledError:
         console.print("Stopped.")
@@ -107,23 +105,3 @@ def _require_free_port(host: str, port: int) -> None:
             f"Weft cannot listen on {host}:{port}: {error.strerror}. "
             f"Stop what uses it, or choose another port: WEFT_PORT={port + 1} weft up"
         ) from None
-
-
-@contextlib.contextmanager
-def _alone(data: Path) -> Iterator[None]:
-    """Holds the data directory: two meshes on one would run each job twice."""
-    with plainly():
-        lock = (data / "up.lock").open("a+")
-    with lock as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise CannotStart(
-                f"Weft runs already on {data.absolute()} (process {file.read().strip() or 'unknown'}). "
-                "Stop that one, or choose another directory: WEFT_DATA=… weft up"
-            ) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield

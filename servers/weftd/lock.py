@@ -1,0 +1,36 @@
+"""Holds a data directory for one program at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from weftd.compose import CannotStart, plainly
+
+__all__ = ["alone"]
+
+
+@contextlib.contextmanager
+def alone(data: Path, name: str, what: str) -> Iterator[None]:
+    """Holds `name`.lock in `data`; the kernel lets it go with the process, however that ends.
+
+    CannotStart where another process has it: `what` says who that is ("Weft", "The job process").
+    """
+    with plainly():
+        lock = (data / f"{name}.lock").open("a+")
+    with lock as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise CannotStart(
+                f"{what} runs already on {data.absolute()} (process {file.read().strip() or 'unknown'}). "
+                "Stop that one, or choose another directory with WEFT_DATA."
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
