@@ -25,7 +25,7 @@ class Endpoint(BaseModel):
     """One OpenAI-compatible endpoint: an element of the JSON list in `WEFT_ENDPOINTS`."""
 
     model_id: str = Field(min_length=1, description="How requests name it.")
-    base_url: str = Field(description="Such as http://127.0.0.1:11434/v1")
+    base_url: str = Field(pattern=r"^https?://", description="Such as http://127.0.0.1:11434/v1")
     model: str = Field(default="", description="The endpoint's own name for it. Empty: model_id.")
     api_key_env: str = Field(default="", description="Variable that holds the key. Empty: no key.")
     can_continue: bool = Field(default=False, description="Goes on with a message that was begun.")

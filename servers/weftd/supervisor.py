@@ -90,14 +90,14 @@ class Child:
                 f"{self.name} was not ready after {timeout_s:.0f} s. See {self._log_file}."
             ) from None
         if said != b"ready\n":
-            await self._process.wait()
-            raise ChildFailed(self._last_words(log_start))
+            code = await self._process.wait()
+            raise ChildFailed(self._last_words(log_start, code))
 
-    def _last_words(self, log_start: int) -> str:
+    def _last_words(self, log_start: int, code: int) -> str:
         with self._log_file.open(encoding="utf-8", errors="replace") as output:
             output.seek(log_start)
             lines = output.read().strip().splitlines()
-        return "\n".join(lines[-12:]) or f"{self.name} ended without a word. See {self._log_file}."
+        return "\n".join(lines[-12:]) or f"{self.name} ended without a word (status {code})."
 
     async def keep(self) -> None:
         """Starts the child again whenever it ends, with back-off. Ends only when cancelled."""

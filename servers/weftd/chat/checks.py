@@ -21,8 +21,9 @@ __all__ = [
 ]
 
 _ID = re.compile(r"[A-Za-z0-9_.:@-]{1,128}")
-_CONVERSATION_ID = re.compile(r"[A-Za-z0-9_.:@-]{1,133}")  # as long as "conv_" and a request id
-_ID_RULE = "Use 1 to 128 of letters, digits and _ - . : @."
+# As long as "conv_" and a request id; "." and ".." would be taken out of a REST path on its way.
+_CONVERSATION_ID = re.compile(r"[A-Za-z0-9_:@-][A-Za-z0-9_.:@-]{0,132}")
+_ID_RULE = "Use 1 to 128 of letters, digits and _ - . : @, a dot not first."
 _ROLES = ("user", "assistant", "system")
 _MOST_MESSAGES = 200
 _LONGEST_MESSAGE = 32_000

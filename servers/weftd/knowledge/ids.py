@@ -13,7 +13,8 @@ from weftd.errors import InvalidArgument
 
 __all__ = ["check_dataset_id", "new_dataset_id", "page_size", "page_token", "read_page_token"]
 
-_DATASET_ID = re.compile(r"[A-Za-z0-9_\-.:@]{1,128}")
+# "." and ".." would be taken out of a REST path on its way.
+_DATASET_ID = re.compile(r"[A-Za-z0-9_\-:@][A-Za-z0-9_\-.:@]{0,127}")
 _DEFAULT_PAGE = 20
 _LARGEST_PAGE = 100
 
@@ -21,7 +22,9 @@ _LARGEST_PAGE = 100
 def check_dataset_id(dataset_id: str) -> None:
     """InvalidArgument for what no dataset can be called."""
     if not _DATASET_ID.fullmatch(dataset_id):
-        raise InvalidArgument({"dataset_id": "must be 1 to 128 of letters, digits and `_ - . : @`"})
+        raise InvalidArgument(
+            {"dataset_id": "must be 1 to 128 of letters, digits and `_ - . : @`, a dot not first"}
+        )
 
 
 def new_dataset_id() -> str:

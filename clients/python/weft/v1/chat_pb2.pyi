@@ -37,7 +37,8 @@ class StreamChatRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     MODEL_ID_FIELD_NUMBER: _builtins.int
     conversation_id: _builtins.str
-    """The client's choice, up to 128 of letters, digits and `_ - . : @`; an unknown one is made.
+    """The client's choice, up to 128 of letters, digits and `_ - . : @`, a dot not first; an unknown one
+    is made.
     Empty: "conv_" and the request id.
     """
     stream: _builtins.bool

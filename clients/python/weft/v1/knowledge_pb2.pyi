@@ -27,7 +27,7 @@ class CreateDatasetRequest(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     dataset_id: _builtins.str
-    """Up to 128 of letters, digits and `_ - . : @`. Empty: one is made."""
+    """Up to 128 of letters, digits and `_ - . : @`, a dot not first. Empty: one is made."""
     name: _builtins.str
     """Shown to people; up to 200 characters. Empty: the id."""
     request_id: _builtins.str

@@ -24,7 +24,8 @@ export const file_weft_v1_chat: GenFile = /*@__PURE__*/
  */
 export type StreamChatRequest = Message<"weft.v1.StreamChatRequest"> & {
   /**
-   * The client's choice, up to 128 of letters, digits and `_ - . : @`; an unknown one is made.
+   * The client's choice, up to 128 of letters, digits and `_ - . : @`, a dot not first; an unknown one
+   * is made.
    * Empty: "conv_" and the request id.
    *
    * @generated from field: string conversation_id = 1;

@@ -24,7 +24,7 @@ export const file_weft_v1_knowledge: GenFile = /*@__PURE__*/
  */
 export type CreateDatasetRequest = Message<"weft.v1.CreateDatasetRequest"> & {
   /**
-   * Up to 128 of letters, digits and `_ - . : @`. Empty: one is made.
+   * Up to 128 of letters, digits and `_ - . : @`, a dot not first. Empty: one is made.
    *
    * @generated from field: string dataset_id = 1;
    */
