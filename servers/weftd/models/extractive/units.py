@@ -10,6 +10,7 @@ from pathlib import PurePath
 from typing import Literal
 
 from weft.v1.common_pb2 import Reference
+from weftd.text.headings import find_headings
 from weftd.text.language import is_chinese
 from weftd.text.sentences import split_sentences
 from weftd.text.tokens import fold
@@ -23,6 +24,7 @@ _MAX_UNIT_CHARACTERS = 320
 _FENCE = re.compile(r"^\s*(```+|~~~+)")
 _HEADING = re.compile(r"^\s*(#{1,6})\s+(?=\S)")
 _ITEM = re.compile(r"^\s*(?:[-*+•·▪●]|\d{1,3}[.)、]|[（(][一二三四五六七八九十\d]{1,3}[)）])\s*(?=\S)")
+_PLAIN_LEVEL = 7  # below all of Markdown's
 _TABLE_LINE = re.compile(r"^\s*\|.*\|\s*$")
 _TABLE_RULE = re.compile(r"^[\s|:-]+$")
 _EMPTY = ("", "NaN")  # what spreadsheets' empty cells become
@@ -73,8 +75,10 @@ def take_apart(index: int, reference: Reference) -> Passage:
     units: list[Unit] = []
     headings: dict[int, frozenset[str]] = {}
     for kind, text in _pieces(reference.content):
-        if mark := _HEADING.match(text) if kind == "heading" else None:
-            level, text = len(mark.group(1)), text[mark.end() :].strip(" #\t")
+        if kind == "heading":
+            mark = _HEADING.match(text)
+            level = len(mark.group(1)) if mark else _PLAIN_LEVEL
+            text = text[mark.end() if mark else 0 :].strip(" #\t")
             headings = {of: words for of, words in headings.items() if of < level}
             headings[level] = frozenset(stems(text))
         words = frozenset(stems(text))
@@ -114,11 +118,13 @@ def _pieces(content: str) -> Iterator[tuple[Kind, str]]:
 
 
 def _blocks(content: str) -> Iterator[tuple[str, list[str]]]:
-    """Lines that belong together, with what they are: code, table, heading, item or text."""
+    """Lines that belong together, with what they are: code, table, heading (Markdown's or plain), item or
+    text."""
     fence = ""
     kinds: list[tuple[str, int, str]] = []
     number = 0
-    for line in content.splitlines():
+    lines = content.splitlines()
+    for line, is_heading in zip(lines, find_headings(lines), strict=True):
         mark = _FENCE.match(line)
         if fence:
             if mark and mark.group(1).startswith(fence):
@@ -131,7 +137,7 @@ def _blocks(content: str) -> Iterator[tuple[str, list[str]]]:
             number += 1
         elif _TABLE_LINE.match(line):
             kinds.append(("table", 0, line))
-        elif _HEADING.match(line):
+        elif is_heading or _HEADING.match(line):
             number += 1
             kinds.append(("heading", number, line))
         elif not line.strip():
@@ -140,8 +146,8 @@ def _blocks(content: str) -> Iterator[tuple[str, list[str]]]:
             number += bool(_ITEM.match(line))
             follows_item = bool(kinds) and kinds[-1][:2] == ("item", number)
             kinds.append(("item" if _ITEM.match(line) or follows_item else "text", number, line))
-    for (kind, _), lines in groupby(kinds, key=lambda entry: entry[:2]):
-        yield kind, [line for *_, line in lines]
+    for (kind, _), entries in groupby(kinds, key=lambda entry: entry[:2]):
+        yield kind, [line for *_, line in entries]
 
 
 def _rows(lines: list[str]) -> Iterator[str]:
