@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import sys
 from collections.abc import Coroutine
 from pathlib import Path
-from typing import Annotated, Any, cast, get_args
+from typing import Annotated, Any, TypeVar, cast, get_args
 
 import typer
 from pydantic import ValidationError
 from pydantic_settings import SettingsError
 from rich.console import Console
 
+from weftd.load import Transport
 from weftd.settings import ServiceName, Settings, misspelt
 
 __all__ = ["main"]
+
+Result = TypeVar("Result")
 
 app = typer.Typer(
     name="weft",
@@ -59,12 +63,12 @@ def _fail(message: str) -> None:
     sys.exit(1)
 
 
-def _run(program: Coroutine[Any, Any, None]) -> None:
+def _run(program: Coroutine[Any, Any, Result]) -> Result:
     # For what serves calls. What starts children has asyncio's own loop: uvloop's forks run the hooks of
     # every library, and gRPC and LanceDB complain of them.
     import uvloop
 
-    uvloop.run(program)
+    return uvloop.run(program)
 
 
 @app.command()
@@ -119,6 +123,54 @@ def token(
     from weftd.compose import make_token
 
     typer.echo(make_token(Settings(), tenant=tenant, subject=subject, role=role, lifetime_s=hours * 3600))
+
+
+@app.command()
+def load(
+    address: Annotated[
+        str, typer.Option(help="host:port of the mesh.", envvar="WEFT_ADDRESS")
+    ] = "127.0.0.1:8080",
+    transport: Annotated[Transport, typer.Option(help="How to ask.")] = "grpc",
+    callers: Annotated[
+        int | None, typer.Option(min=1, max=10_000, help="Closed loop: each asks again when it is answered.")
+    ] = None,
+    rate: Annotated[
+        float | None, typer.Option(min=0.01, max=100_000, help="Open loop: turns a second, answered or not.")
+    ] = None,
+    duration: Annotated[float, typer.Option(min=0.1, help="Seconds that are measured.")] = 10,
+    requests: Annotated[
+        int | None, typer.Option(min=1, help="Turns to measure, instead of a duration.")
+    ] = None,
+    warm_up: Annotated[float, typer.Option(min=0, help="Seconds before, which do not count.")] = 1,
+    question: Annotated[list[str] | None, typer.Option(help="May be given several times: in turn.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """Asks a running mesh under load: turns per second, p50, p95 and p99, first token, errors."""
+    from weftd.load.command import load as run_load
+    from weftd.load.command import token as load_token
+    from weftd.load.run import CannotLoad, Plan
+
+    if callers is not None and rate is not None:
+        _fail("--callers is a closed loop and --rate an open one: give one of them.")
+    address = address.removeprefix("http://").rstrip("/")
+    if not re.fullmatch(r"([^\s:/]+|\[[0-9a-fA-F:.]+\]):\d+", address):
+        _fail("--address is host:port, without TLS: such as 127.0.0.1:8080.")
+    plan = Plan(
+        transport=transport,
+        address=address,
+        token=load_token(),
+        questions=tuple(question or ["What is the notice period?"]),
+        callers=callers or 1,
+        rate=rate,
+        duration_s=duration,
+        requests=requests,
+        warm_up_s=warm_up,
+    )
+    try:
+        if not _run(run_load(plan, machine_readable=json, console=_console)):
+            sys.exit(130)
+    except CannotLoad as error:
+        _fail(str(error))
 
 
 @evaluate.command("retrieval")

@@ -1,0 +1,82 @@
+"""`weft load`: its token, its progress bar, its output."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Final
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from weftd import compose
+from weftd.load.report import as_json, as_text
+from weftd.load.run import Plan, Run
+from weftd.settings import Settings
+
+__all__ = ["load", "token"]
+
+_LIFETIME_S: Final = 24 * 3600.0
+_REFRESH_S: Final = 0.2
+
+
+def token() -> str:
+    """WEFT_TOKEN, else one signed with the key in this machine's data directory. CannotStart."""
+    if given := os.environ.get("WEFT_TOKEN"):
+        return given
+    settings = Settings()
+    if not settings.jwks.exists():
+        raise compose.CannotStart(
+            "There is no token: set WEFT_TOKEN, or run this where the mesh keeps its data "
+            f"({settings.jwks} is missing)."
+        )
+    return compose.make_token(
+        settings, tenant="default", subject="load", role="member", lifetime_s=_LIFETIME_S
+    )
+
+
+async def load(plan: Plan, *, machine_readable: bool, console: Console) -> bool:
+    """Runs the plan and prints what came of it on stdout; whether it ran to its end. CannotLoad."""
+    run = Run(plan)
+    async with _progress(run, console):
+        measured = await run.measure()
+    out = Console(soft_wrap=True, highlight=False, markup=False)
+    out.print(json.dumps(as_json(plan, measured)) if machine_readable else as_text(plan, measured))
+    return not measured.stopped
+
+
+@asynccontextmanager
+async def _progress(run: Run, console: Console) -> AsyncIterator[None]:
+    """A bar, and how many turns and errors there were; only on a terminal."""
+    if not console.is_terminal:
+        yield
+        return
+    plan, began_s = run.plan, time.perf_counter()
+    total = plan.requests if plan.requests is not None else plan.warm_up_s + plan.duration_s
+    columns = (BarColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, console=console, transient=True, auto_refresh=False) as progress:
+        task = progress.add_task("", total=total)
+
+        async def refresh() -> None:
+            errors = seen = 0
+            while True:
+                errors += sum(bool(turn.reason) for turn in run.turns[seen:])
+                seen = len(run.turns)
+                done = seen if plan.requests is not None else time.perf_counter() - began_s
+                progress.update(
+                    task, completed=min(done, total), description=f"{seen:,} turns, {errors:,} errors"
+                )
+                progress.refresh()
+                await asyncio.sleep(_REFRESH_S)
+
+        refreshing = asyncio.create_task(refresh())
+        try:
+            yield
+        finally:
+            refreshing.cancel()
+            with suppress(asyncio.CancelledError):
+                await refreshing
