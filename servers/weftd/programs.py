@@ -21,6 +21,7 @@ from weftd.errors import Unavailable
 from weftd.lifecycle import run_until_stopped
 from weftd.rooms import Rooms
 from weftd.rpc import telemetry
+from weftd.rpc.channels import Peers
 from weftd.rpc.drain import Drain
 from weftd.rpc.health import Health
 from weftd.rpc.interceptor import CallInterceptor
@@ -62,7 +63,7 @@ async def serve(settings: Settings, names: Sequence[ServiceName]) -> None:
         stack.push_async_callback(server.stop, None)
         if "edge" in names:
             listening = asyncio.get_running_loop().create_future()
-            edge = asyncio.create_task(_serve_edge(settings, listening.set_result))
+            edge = asyncio.create_task(_serve_edge(settings, drain, listening.set_result))
             stack.push_async_callback(_cancel, edge)
             await asyncio.wait({edge, listening}, return_when=asyncio.FIRST_COMPLETED)
             if edge.done():
@@ -102,8 +103,10 @@ async def _require_backends(health: Health) -> None:
         raise Unavailable(ERROR_REASON_BACKEND_UNAVAILABLE, "; ".join(health.problems())) from None
 
 
-async def _serve_edge(settings: Settings, on_ready: Callable[[int], None]) -> None:
+async def _serve_edge(settings: Settings, drain: Drain, on_ready: Callable[[int], None]) -> None:
+    from weft.v1.chat_pb2_grpc import ChatServiceStub
     from weftd.edge.app import DevToken, build_app
+    from weftd.edge.chat_socket import ChatSockets
     from weftd.edge.serve import serve as serve_edge
 
     def dev_token() -> DevToken:
@@ -116,14 +119,20 @@ async def _serve_edge(settings: Settings, on_ready: Callable[[int], None]) -> No
         )
         return DevToken(token, int(time.time() + _DEV_TOKEN_LIFETIME_S))
 
+    peers = Peers()
+    chat = peers.stub(ChatServiceStub, "chat", settings.chat_address)
     app = build_app(
         _PAGE,
         dev_token if settings.gives_dev_token else None,
         settings.allowed_hosts,
         settings.allowed_origins,
+        ChatSockets(chat, drain, settings.allowed_origins),
     )
     host, _, port = settings.edge_address.rpartition(":")
-    await serve_edge(app, host, int(port), on_ready=on_ready)
+    try:
+        await serve_edge(app, host, int(port), on_ready=on_ready)
+    finally:
+        await peers.close()
 
 
 async def run_jobs(settings: Settings) -> None:

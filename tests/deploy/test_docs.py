@@ -183,6 +183,7 @@ def test_settings_and_paths_that_are_named_exist(document: Path) -> None:
     an_error = {"WEFT_ENDPOINTS_0_MODEL_ID"}
     assert named <= {f"WEFT_{name.upper()}" for name in Settings.model_fields} | of_the_sdk | an_error
     paths = [rest.split(" ")[1] for rest, _ in _listed_calls().values() if rest]
-    patterns = [re.sub(r"\{\w+\}", "[^/]+", path) for path in paths] + ["/api/v1/dev/token"]
+    of_the_edge = ["/api/v1/dev/token", "/api/v1/chat/ws"]
+    patterns = [re.sub(r"\{\w+\}", "[^/]+", path) for path in paths] + of_the_edge
     for path in re.findall(r"/api/v1/[\w/{}.-]*\w\}?", text):
         assert any(re.fullmatch(pattern, path) for pattern in patterns), path

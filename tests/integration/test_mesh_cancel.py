@@ -112,6 +112,24 @@ async def converse_interrupt(this: Try) -> float:
     return acted
 
 
+async def ws_interrupt(this: Try) -> float:
+    this.asked.resumable = True
+    stream: Any = await this.begun(this.wire.ws)
+    acted = time.monotonic()
+    await stream.say("interrupt", **this.names())
+    assert (await take(stream))[-1].reason == "TURN_CANCELLED"
+    await stream.say("end")
+    assert await stream.read() is None
+    return acted
+
+
+async def ws_closed(this: Try) -> float:
+    stream: Any = await this.begun(this.wire.ws)
+    acted = time.monotonic()
+    await stream.connection.close()
+    return acted
+
+
 async def grpc_deadline(this: Try) -> float:
     this.asked.resumable = True
     started = time.monotonic()
@@ -177,6 +195,9 @@ CASES: dict[str, Callable[[Try], Awaitable[float]]] = {
     "gRPC stub cancelled": _cut("grpc"),
     "gRPC-Web aborted": _cut("web"),
     "Converse cancelled": _cut("converse"),
+    "WebSocket cut off": _cut("ws"),
+    "WebSocket closed": ws_closed,
+    "WebSocket interrupt": ws_interrupt,
     "REST CancelTurn": rest_cancel_turn,
     "gRPC CancelTurn": grpc_cancel_turn,
     "gRPC-Web CancelTurn": web_cancel_turn,
@@ -333,7 +354,7 @@ async def test_the_search_behind_a_turn_is_closed_too(model_mesh: ModelMesh) -> 
         pytest.skip("The search can be replaced only where it is a process of its own.")
     closed: list[float] = []
     async with tries(model_mesh) as another, retrieval_replaced(model_mesh.mesh) as fresh:
-        for transport in ("grpc", "rest", "web", "converse", "stop"):
+        for transport in ("grpc", "rest", "web", "converse", "ws", "stop"):
             for _ in range(3):
                 this, search = another(), fresh()
                 opening = asyncio.create_task(

@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import signal
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable
-from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 
-from tests.servers.model_mesh import ModelMesh
+from tests.servers.model_mesh import ModelMesh, killed
 from tests.servers.paced_model import PIECES, STORY
 from tests.servers.transports import Stream, Transports, resumed, take, text_of, turn
 from weft import Delta, Done, References, Weft
 from weft.v1.chat_pb2 import ChatEvent, StreamChatRequest
 
-TRANSPORTS = ("rest", "grpc", "web", "converse")
+TRANSPORTS = ("rest", "grpc", "web", "converse", "ws")
 # As many deltas as there are pieces, unless a busy machine puts two into one event; refs; done.
 MOST_EVENTS = len(PIECES) + 2
 
@@ -174,21 +171,6 @@ async def test_the_sdk_resumes_unseen(model_mesh: ModelMesh, way: str) -> None:
     async with asyncio.TaskGroup() as group:
         for seen in range(MOST_EVENTS):
             group.create_task(cut_after(seen))
-
-
-def services_of(up_pid: int) -> int:
-    """The process of the services under `weft up`."""
-    children = Path(f"/proc/{up_pid}/task/{up_pid}/children").read_text().split()
-    lines = {int(child): Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0") for child in children}
-    return next(child for child, line in lines.items() if b"serve" in line)
-
-
-async def killed(model_mesh: ModelMesh) -> None:
-    """Kills the services with -9; returns once the supervisor's new ones answer."""
-    pid = services_of(model_mesh.mesh.processes["up"].pid)
-    os.kill(pid, signal.SIGKILL)
-    await asyncio.to_thread(model_mesh.mesh.wait_ready)
-    assert services_of(model_mesh.mesh.processes["up"].pid) != pid
 
 
 async def resumed_after_a_kill(wire: Transports, asked: StreamChatRequest, after_seq: int) -> list[ChatEvent]:

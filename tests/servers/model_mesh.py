@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import signal
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,8 +30,15 @@ class ModelMesh:
         return mint(self.mesh.data / "jwks.json", roles=[role], ttl_s=lifetime_s, **claims)
 
     @contextlib.asynccontextmanager
-    async def client(self, tenant: str, role: str = "operator") -> AsyncIterator[Transports]:
-        async with transports(self.mesh.address, self.token(tenant, role)) as opened:
+    async def client(
+        self,
+        tenant: str,
+        role: str = "operator",
+        lifetime_s: float = 3600,
+        headers: dict[str, str] | None = None,
+    ) -> AsyncIterator[Transports]:
+        token = self.token(tenant, role, lifetime_s)
+        async with transports(self.mesh.address, token, headers) as opened:
             yield opened
 
 
@@ -51,3 +60,18 @@ async def _first_answer(running: ModelMesh) -> None:
     """The first one loads the client library of the endpoints: tests of time begin after it."""
     async with running.client("first") as client:
         assert (await take(await client.grpc(turn("Begin", model_id="story"))))[-1].type == "done"
+
+
+def services_of(up_pid: int) -> int:
+    """The process of the services under `weft up`."""
+    children = Path(f"/proc/{up_pid}/task/{up_pid}/children").read_text().split()
+    lines = {int(child): Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0") for child in children}
+    return next(child for child, line in lines.items() if b"serve" in line)
+
+
+async def killed(model_mesh: ModelMesh) -> None:
+    """Kills the services with -9; returns once the supervisor's new ones answer."""
+    pid = services_of(model_mesh.mesh.processes["up"].pid)
+    os.kill(pid, signal.SIGKILL)
+    await asyncio.to_thread(model_mesh.mesh.wait_ready)
+    assert services_of(model_mesh.mesh.processes["up"].pid) != pid

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import contextlib
 import json
 import struct
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from typing import Any, Protocol
 
 import grpc
 import httpx
 from google.protobuf.json_format import MessageToDict, ParseDict
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed
 
+from weft.connection import Outcome
 from weft.v1 import chat_pb2_grpc
 from weft.v1.chat_pb2 import (
     CancelTurnRequest,
@@ -26,6 +31,15 @@ from weft.v1.chat_pb2 import (
 from weft.v1.common_pb2 import Message
 
 Asked = StreamChatRequest | ResumeChatRequest
+_DETAILS = "grpc-status-details-bin"
+
+
+class Refused(AssertionError):
+    """An HTTP status other than 200, and the reason in its body."""
+
+    def __init__(self, status: int, body: str) -> None:
+        super().__init__(f"{status}: {body}")
+        self.reason = next((str(one["reason"]) for one in json.loads(body)["details"] if "reason" in one), "")
 
 
 class Stream(Protocol):
@@ -100,11 +114,16 @@ class _Http:
 
 
 class _Sse(_Http):
+    def __init__(self, answer: httpx.Response) -> None:
+        super().__init__(answer)
+        self.printed: list[dict[str, Any]] = []
+
     async def read(self) -> ChatEvent | None:
         event = await self._until(b"\n\n")
         if event is None:
             return None
-        return ParseDict(json.loads(event.removeprefix(b"data: ")), ChatEvent())
+        self.printed.append(json.loads(event.removeprefix(b"data: ")))
+        return ParseDict(self.printed[-1], ChatEvent())
 
 
 class _Web(_Http):
@@ -117,12 +136,40 @@ class _Web(_Http):
         return ChatEvent.FromString(body) if kind == 0 and body is not None else None
 
 
+class _Socket:
+    """`turn` holds what named the turn of the last event that was read."""
+
+    def __init__(self, connection: ClientConnection) -> None:
+        self.connection = connection
+        self.printed: list[dict[str, Any]] = []
+        self.turn: dict[str, str] = {}
+
+    async def say(self, kind: str, **fields: Any) -> None:
+        await self.connection.send(json.dumps({"type": kind, **fields}))
+
+    async def read(self) -> ChatEvent | None:
+        try:
+            fields = json.loads(await self.connection.recv())
+        except ConnectionClosed:
+            return None
+        self.turn = {name: fields.pop(name, "") for name in ("conversation_id", "request_id")}
+        self.printed.append(fields)
+        return ParseDict(fields, ChatEvent())
+
+    async def cut(self) -> None:
+        self.connection.transport.abort()
+
+
 class _Rpc:
     def __init__(self, call: Any) -> None:
         self.call = call
+        self._outcome = Outcome(call)
 
     async def read(self) -> ChatEvent | None:
-        message = await self.call.read()
+        try:
+            message = await self.call.read()
+        except grpc.aio.AioRpcError as error:
+            raise self._outcome.error(error) from None
         if message is grpc.aio.EOF:
             return None
         return message.event if isinstance(message, ConverseResponse) else message
@@ -132,13 +179,17 @@ class _Rpc:
 
 
 class Transports:
-    """Asks and resumes as `tenant` over REST, gRPC, gRPC-Web and Converse."""
+    """Asks and resumes as the holder of `token` over REST, gRPC, gRPC-Web, Converse and WebSocket."""
 
-    def __init__(self, http: httpx.AsyncClient, channel: grpc.aio.Channel, token: str) -> None:
+    def __init__(
+        self, http: httpx.AsyncClient, channel: grpc.aio.Channel, token: str, headers: dict[str, str]
+    ) -> None:
         self.http = http
         self.channel = channel
         self.token = token
-        self.metadata = (("authorization", f"Bearer {token}"),)
+        self.headers = headers
+        more = tuple((name.lower(), value) for name, value in headers.items())
+        self.metadata = (("authorization", f"Bearer {token}"), *more)
         self.chat = chat_pb2_grpc.ChatServiceStub(channel)
 
     async def rest(self, asked: Asked, timeout_s: float | None = None) -> _Sse:
@@ -165,11 +216,24 @@ class Transports:
 
     async def converse(self, asked: Asked, timeout_s: float | None = None) -> _Rpc:
         call: Any = self.chat.Converse(metadata=self.metadata, timeout=timeout_s)
+        stream = _Rpc(call)
         kind = "resume" if isinstance(asked, ResumeChatRequest) else "turn"
-        await call.write(ConverseRequest(**{kind: asked}))
+        # A call that was refused meanwhile says so when it is read.
+        with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            await call.write(ConverseRequest(**{kind: asked}))
+            if asked.after_seq:
+                await call.done_writing()  # there may be nothing more to send: then the stream ends
+        return stream
+
+    async def ws(self, asked: Asked) -> _Socket:
+        url = str(self.http.base_url).replace("http", "ws", 1).rstrip("/") + "/api/v1/chat/ws"
+        socket = _Socket(await connect(url, additional_headers=self.headers, compression=None))
+        await socket.say("start", token=self.token)
+        kind = "resume" if isinstance(asked, ResumeChatRequest) else "turn"
+        await socket.say(kind, **MessageToDict(asked, preserving_proto_field_name=True))
         if asked.after_seq:
-            await call.done_writing()  # there may be nothing more to send: then the stream ends
-        return _Rpc(call)
+            await socket.say("end")  # as in `converse`
+        return socket
 
     async def cancel(self, asked: StreamChatRequest) -> str:
         request = CancelTurnRequest(conversation_id=asked.conversation_id, request_id=asked.request_id)
@@ -185,31 +249,63 @@ class Transports:
 async def _sent(http: httpx.AsyncClient, request: httpx.Request) -> httpx.Response:
     answer = await http.send(request, stream=True)
     if answer.status_code != 200:
-        raise AssertionError(f"{answer.status_code}: {(await answer.aread()).decode()}")
+        raise Refused(answer.status_code, (await answer.aread()).decode())
     return answer
 
 
 @asynccontextmanager
-async def transports(address: str, token: str) -> AsyncIterator[Transports]:
-    """Connections as the holder of `token`."""
-    headers = {"Authorization": f"Bearer {token}"}
+async def transports(
+    address: str, token: str, headers: dict[str, str] | None = None
+) -> AsyncIterator[Transports]:
+    """Connections as the holder of `token`, with more `headers` on every call."""
+    more = headers or {}
     limits = httpx.Limits(max_connections=None)
     async with (
-        httpx.AsyncClient(base_url=f"http://{address}", headers=headers, timeout=30, limits=limits) as http,
+        httpx.AsyncClient(
+            base_url=f"http://{address}",
+            headers={"Authorization": f"Bearer {token}", **more},
+            timeout=30,
+            limits=limits,
+        ) as http,
         grpc.aio.insecure_channel(address) as channel,
     ):
-        yield Transports(http, channel, token)
+        yield Transports(http, channel, token, more)
 
 
 def reason_of(error: grpc.aio.AioRpcError) -> str:
     """The reason in the details of a failed call."""
+    for key, value in error.trailing_metadata() or ():
+        if key == _DETAILS:
+            return _reason_in(value)
+    return ""
+
+
+def _reason_in(details: str | bytes) -> str:
     from google.rpc import error_details_pb2, status_pb2
 
-    for key, value in error.trailing_metadata() or ():
-        if key == "grpc-status-details-bin":
-            data = value if isinstance(value, bytes) else base64.b64decode(value)
-            for detail in status_pb2.Status.FromString(data).details:
-                info = error_details_pb2.ErrorInfo()
-                if detail.Unpack(info):
-                    return str(info.reason)
+    data = details if isinstance(details, bytes) else base64.b64decode(details + "==")
+    for detail in status_pb2.Status.FromString(data).details:
+        info = error_details_pb2.ErrorInfo()
+        if detail.Unpack(info):
+            return str(info.reason)
     return ""
+
+
+async def outcome(stream: Awaitable[Stream]) -> tuple[list[ChatEvent], str]:
+    """The events of a turn, and why it was refused, whichever way the transport tells that."""
+    reading: Stream | None = None
+    try:
+        reading = await stream
+        events = await take(reading)
+    except Refused as refused:
+        return [], refused.reason
+    except grpc.aio.AioRpcError as error:
+        return [], reason_of(error)
+    finally:
+        if reading is not None:
+            await reading.cut()
+    if isinstance(reading, _Web) and _DETAILS in reading.answer.headers:
+        return events, _reason_in(reading.answer.headers[_DETAILS])
+    if events and events[-1].type == "error" and not events[-1].seq:
+        return events[:-1], events[-1].reason
+    return events, ""

@@ -1,4 +1,4 @@
-"""The page, and the token that it gets by itself on a developer's machine."""
+"""The page, the token that it gets by itself on a developer's machine, and chat over WebSocket."""
 
 from __future__ import annotations
 
@@ -10,15 +10,20 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
-from starlette.routing import BaseRoute, Mount, Route
+from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocket
 
+from weftd.edge.chat_socket import ChatSockets
 from weftd.edge.origin import refusal
 from weftd.edge.page import Page
+from weftd.edge.replies import plain_error
 
 __all__ = ["DevToken", "build_app"]
 
 _TOKEN_PATH = "/api/v1/dev/token"
+_CHAT_PATH = "/api/v1/chat/ws"
+_UNKNOWN = "There is no such call. See the API's documentation for paths and methods."
 
 # The page is one bundle of our own: no inline script or style, nothing from elsewhere, in no frame.
 _SAFE = {
@@ -46,8 +51,10 @@ def build_app(
     dev_token: Callable[[], DevToken] | None = None,
     allowed_hosts: Collection[str] = (),
     allowed_origins: Collection[str] = (),
+    chat: ChatSockets | None = None,
 ) -> Starlette:
     """`page_dir` is what Vite built. `dev_token` makes a token for whoever asks; None: there is none.
+    `chat` serves the sockets; None: none is taken.
 
     It is given where `Host` is a loopback name or one of `allowed_hosts` (names without port), and the
     page that asks is our own or of one of `allowed_origins` ("http://localhost:5173").
@@ -55,6 +62,9 @@ def build_app(
     routes: list[BaseRoute] = [Route("/healthz", _health)]
     if dev_token is not None:
         routes.append(Route(_TOKEN_PATH, _give(dev_token, allowed_hosts, allowed_origins), methods=["POST"]))
+    if chat is not None:
+        routes.append(WebSocketRoute(_CHAT_PATH, chat.serve))
+    routes.append(WebSocketRoute("/{path:path}", _no_socket))
     routes += [Mount("/api", _nothing), Mount("/", Page(page_dir))]
     return Starlette(routes=routes, middleware=[Middleware(_SafeHeaders)])
 
@@ -69,7 +79,7 @@ def _give(
     async def give(request: Request) -> Response:
         why_not = refusal(request.headers, hosts, origins)
         if why_not:
-            return _error(403, 7, why_not)
+            return plain_error(403, 7, why_not)
         made = dev_token()
         return JSONResponse(
             {"token": made.token, "expires_at": made.expires_at},
@@ -81,14 +91,11 @@ def _give(
 
 async def _nothing(scope: Scope, receive: Receive, send: Send) -> None:
     """Under /api the page's own paths end: a program must not get HTML for an answer."""
-    await _error(404, 12, "There is no such call. See the API's documentation for paths and methods.")(
-        scope, receive, send
-    )
+    await plain_error(404, 12, _UNKNOWN)(scope, receive, send)
 
 
-def _error(status: int, code: int, message: str) -> Response:
-    """In the shape of every error over REST; `code` is one of google.rpc.Code."""
-    return JSONResponse({"code": code, "message": message, "details": []}, status_code=status)
+async def _no_socket(socket: WebSocket) -> None:
+    await socket.send_denial_response(plain_error(404, 12, _UNKNOWN))
 
 
 class _SafeHeaders:

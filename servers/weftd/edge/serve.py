@@ -11,9 +11,13 @@ from collections.abc import Callable, Iterator
 import uvicorn
 from starlette.types import ASGIApp
 
+from weftd.edge.socket_protocol import SocketProtocol
+
 __all__ = ["serve"]
 
 _STOP_LIMIT_S = 2
+_LARGEST_MESSAGE_BYTES = 1 << 20
+_PING_S = 20.0
 
 
 class _Server(uvicorn.Server):
@@ -34,9 +38,14 @@ async def serve(
         config = uvicorn.Config(
             app,
             log_config=None,
+            log_level="warning",  # below it, what sockets bring is logged: tokens, what users say
             access_log=False,
             lifespan="off",
-            ws="none",
+            ws=SocketProtocol,
+            ws_max_size=_LARGEST_MESSAGE_BYTES,
+            ws_ping_interval=_PING_S,
+            ws_ping_timeout=_PING_S,
+            ws_per_message_deflate=False,
             server_header=False,
             proxy_headers=False,
             timeout_graceful_shutdown=_STOP_LIMIT_S,

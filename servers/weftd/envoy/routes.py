@@ -24,6 +24,8 @@ TRANSCODER = "envoy.filters.http.grpc_json_transcoder"
 _EXTENSION = "type.googleapis.com/envoy.extensions.filters.http"
 _OFF = {"@type": "type.googleapis.com/envoy.config.route.v3.FilterConfig", "disabled": True}
 _OPEN = dict.fromkeys((JWT, RATE_LIMIT, TRANSCODER), _OFF)
+# A socket brings its token in its first message, so no tenant is known here: the limit for all is in force.
+_SOCKET = dict.fromkeys((JWT, TRANSCODER), _OFF)
 
 _HEALTH = ("/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch")
 _REFLECTION = tuple(
@@ -61,6 +63,7 @@ def routes(config: EnvoyConfig, services: list[Service], descriptors_file: str) 
                     *(_stream({"path": path}, first) for path in _REFLECTION),
                     *(route for service in services for route in _service(service)),
                     _unary({"path": "/api/v1/dev/token"}, EDGE, open_to_all=True),
+                    {**_stream({"path": "/api/v1/chat/ws"}, EDGE), "typed_per_filter_config": _SOCKET},
                     # Transcoded first, then routed again by its gRPC path; what the contract does not know is
                     # a 404 of the transcoder. A real route, because a direct response ignores CORS.
                     *(_stream({"path": path}, first) for service in services for path in service.uploads),

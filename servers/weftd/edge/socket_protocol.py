@@ -1,0 +1,46 @@
+"""uvicorn's WebSocket protocol, made safe against clients that send without reading."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from uvicorn._types import ASGISendEvent
+from uvicorn.protocols.utils import ClientDisconnected
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.frames import Frame
+
+__all__ = ["SocketProtocol"]
+
+_MOST_FRAGMENTS: Final = 1024
+
+
+class SocketProtocol(WebSocketsSansIOProtocol):
+    """Bounds what uvicorn does not: pongs that nobody reads, fragments without end, a close that waits."""
+
+    async def send(self, message: ASGISendEvent) -> None:
+        """ClientDisconnected also where we closed it ourselves, for a missed ping or too long a message."""
+        await self.writable.wait()
+        if self.close_sent:
+            raise ClientDisconnected
+        await super().send(message)
+        if self.close_sent:
+            self.handshake_complete = True  # a refused one too, or each is logged as a fault of ours
+
+    def handle_ping(self) -> None:
+        if self.writable.is_set():
+            super().handle_ping()
+        else:
+            self.conn.data_to_send()  # the pong, which would wait in memory
+
+    def handle_cont(self, event: Frame) -> None:
+        if len(self.frames) < _MOST_FRAGMENTS:
+            super().handle_cont(event)
+        elif not self.close_sent:
+            self.frames = []
+            self.conn.fail(1009, "too many fragments")
+            self.handle_parser_exception()
+
+    def keepalive_timeout(self) -> None:
+        super().keepalive_timeout()
+        if not self.writable.is_set():
+            self.transport.abort()  # or the connection waits for a client that does not read

@@ -1,0 +1,208 @@
+"""The same turn over every transport gives the same events, and what is wrong with it the same reason."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import httpx
+import pytest
+from websockets.exceptions import WebSocketException
+
+from tests.servers.model_mesh import ModelMesh, killed
+from tests.servers.paced_model import STORY
+from tests.servers.transports import Asked, Stream, Transports, outcome, resumed, take, text_of, turn
+from weft.v1.chat_pb2 import ChatEvent, ResumeChatRequest, StreamChatRequest
+
+TRANSPORTS = ("rest", "grpc", "web", "converse", "ws")
+CUT = (httpx.TransportError, grpc.aio.AioRpcError, WebSocketException, OSError)
+
+
+@pytest.fixture
+async def wire(model_mesh: ModelMesh) -> AsyncIterator[Transports]:
+    async with model_mesh.client(f"t-{uuid.uuid4().hex[:8]}") as opened:
+        yield opened
+
+
+def shape(events: list[ChatEvent]) -> list[Any]:
+    """Events as one client sees them; how the text was cut into deltas depends on the load."""
+    assert [event.seq for event in events] == list(range(1, len(events) + 1))
+    rest = [event for event in events if event.type != "delta"]
+    for event in rest:
+        event.ClearField("seq")
+    return [text_of(events), *rest]
+
+
+async def indexed(wire: Transports) -> None:
+    text = "# Quillmoor\n\nThe harbour <b>of</b> Quillmoor 港口 opens at six \\ and shuts at \u2028 nine.\n"
+    files = [("file", ("quillmoor.md", text.encode()))]
+    answer = await wire.http.post("/api/v1/knowledge/upload", data={"dataset_id": "ds"}, files=files)
+    assert answer.status_code == 200, answer.text
+    await wire.http.post("/api/v1/knowledge/index", json={"dataset_id": "ds"})
+    async with asyncio.timeout(60):
+        while (await wire.http.get("/api/v1/knowledge/status/ds")).json()["status"] != "ready":
+            await asyncio.sleep(0.1)
+
+
+async def test_the_same_turn_gives_the_same_events(wire: Transports) -> None:
+    await indexed(wire)
+    question = "When does the harbour of Quillmoor open?"
+    asked = {transport: turn(question, model_id="extractive") for transport in TRANSPORTS}
+    events: dict[str, list[ChatEvent]] = {}
+    for transport, request in asked.items():
+        events[transport], reason = await outcome(getattr(wire, transport)(request))
+        assert not reason
+        assert [event.type for event in events[transport][-2:]] == ["refs", "done"]
+        assert events[transport][-2].references
+    for transport, request in asked.items():
+        for other in TRANSPORTS:
+            again = await outcome(getattr(wire, other)(resumed(request, 0)))
+            assert again == (events[transport], "")
+    shapes = [shape(each) for each in events.values()]
+    assert all(each == shapes[0] for each in shapes)
+
+
+async def test_a_socket_prints_events_as_rest_does(wire: Transports) -> None:
+    """The same fields with the same values in the same order; a socket also says which turn it is."""
+    await indexed(wire)
+    asked = turn("When does the harbour of Quillmoor open?", model_id="extractive")
+    sse, socket = await wire.rest(asked), await wire.ws(resumed(asked, 0))
+    assert await take(sse) == await take(socket)
+    assert [list(event.items()) for event in sse.printed] == [list(event.items()) for event in socket.printed]
+    assert list(sse.printed[-2]["references"][0]) == list(socket.printed[-2]["references"][0])
+    assert socket.turn == {"conversation_id": asked.conversation_id, "request_id": asked.request_id}
+    await sse.cut()
+    await socket.cut()
+
+
+@dataclass(frozen=True)
+class Case:
+    """`client`: how the caller differs from the one who has the conversation "mine" with the turn "first"."""
+
+    reason: str
+    ask: Callable[[], Asked]
+    lifetime_s: float = 3600
+    tenant: str = ""
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+def _again(text: str) -> StreamChatRequest:
+    request = turn(text, "mine", "story")
+    request.request_id = "first"
+    return request
+
+
+def _resume(conversation_id: str, request_id: str, after_seq: int = 0) -> ResumeChatRequest:
+    return ResumeChatRequest(conversation_id=conversation_id, request_id=request_id, after_seq=after_seq)
+
+
+CASES = {
+    "no question": Case("INVALID_FIELD", lambda: turn("")),
+    "bad id": Case("INVALID_FIELD", lambda: turn("?", "no id")),
+    "bad field": Case("INVALID_FIELD", lambda: turn("?", top_k=51)),
+    "unknown model": Case("MODEL_NOT_FOUND", lambda: turn("?", model_id="nope")),
+    "unknown dataset": Case("DATASET_NOT_FOUND", lambda: turn("?", dataset_ids=["nope"])),
+    "other question": Case("REQUEST_ID_REUSED", lambda: _again("Another one?")),
+    "unknown conversation": Case("CONVERSATION_NOT_FOUND", lambda: _resume("nope", "first")),
+    "unknown turn": Case("TURN_NOT_FOUND", lambda: _resume("mine", "nope")),
+    "beyond the end": Case("INVALID_FIELD", lambda: _resume("mine", "first", 1000)),
+    "another's conversation": Case(
+        "CONVERSATION_NOT_FOUND", lambda: _resume("mine", "first"), tenant="other"
+    ),
+    "tenant that is not the token's": Case(
+        "TENANT_MISMATCH", lambda: turn("?"), headers=(("X-Tenant-ID", "somebody-else"),)
+    ),
+    "expired token": Case("TOKEN_INVALID", lambda: turn("?"), lifetime_s=-10),
+}
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.mark.parametrize("name", CASES)
+async def test_what_is_wrong_is_told_with_the_same_reason(
+    model_mesh: ModelMesh, name: str, transport: str
+) -> None:
+    case, tenant = CASES[name], f"t-{uuid.uuid4().hex[:8]}"
+    async with model_mesh.client(tenant) as owner:
+        assert text_of(await take(await owner.grpc(_again("The first one?")))) == STORY
+        before = await owner.stored("mine")
+        async with model_mesh.client(
+            tenant + case.tenant, lifetime_s=case.lifetime_s, headers=dict(case.headers)
+        ) as client:
+            assert await outcome(getattr(client, transport)(case.ask())) == ([], case.reason)
+        assert await owner.stored("mine") == before
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+async def test_a_second_turn_is_refused_while_one_runs(wire: Transports, transport: str) -> None:
+    first = turn("Never end", model_id="endless")
+    running = await wire.grpc(first)
+    await take(running, 1)
+    second = turn("Meanwhile?", first.conversation_id)
+    assert await outcome(getattr(wire, transport)(second)) == ([], "TURN_RUNNING")
+    await wire.cancel(first)
+    await running.cut()
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+async def test_a_cancel_from_elsewhere_ends_it_with_an_event(wire: Transports, transport: str) -> None:
+    asked = turn("Never end", model_id="endless", resumable=True)
+    stream = await getattr(wire, transport)(asked)
+    events = await take(stream, 2)
+    assert await wire.cancel(asked) == "cancelled"
+    events += await take(stream)
+    await stream.cut()
+    assert (events[-1].type, events[-1].reason) == ("error", "TURN_CANCELLED")
+    for other in TRANSPORTS:
+        assert await outcome(getattr(wire, other)(resumed(asked, 0))) == (events, "")
+
+
+async def seen_until_cut(stream: Stream, first: asyncio.Event) -> list[ChatEvent]:
+    events: list[ChatEvent] = []
+    with contextlib.suppress(*CUT):
+        while (event := await stream.read()) is not None and event.seq:
+            events.append(event)
+            first.set()
+    return events
+
+
+async def rest_of(wire: Transports, transport: str, asked: StreamChatRequest, seen: int) -> list[ChatEvent]:
+    """Over the same transport, once a new process has taken the turn over from the dead one."""
+    deadline = time.monotonic() + 30
+    while True:
+        with contextlib.suppress(httpx.TransportError, WebSocketException, OSError):
+            events, reason = await outcome(getattr(wire, transport)(resumed(asked, seen)))
+            if not reason:
+                return events
+            assert reason == "BACKEND_UNAVAILABLE"
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.1)
+
+
+async def test_a_server_killed_in_mid_stream(model_mesh: ModelMesh, wire: Transports) -> None:
+    if model_mesh.topology != "one":
+        pytest.skip("The supervisor that starts the services again is that of `weft up`.")
+    asked = {
+        transport: turn(f"Tell the story {transport}", model_id="sequel", resumable=True)
+        for transport in TRANSPORTS
+    }
+    first = {transport: asyncio.Event() for transport in TRANSPORTS}
+    reading = {
+        transport: asyncio.create_task(
+            seen_until_cut(await getattr(wire, transport)(request), first[transport])
+        )
+        for transport, request in asked.items()
+    }
+    await asyncio.gather(*(event.wait() for event in first.values()))
+    await killed(model_mesh)
+    for transport, request in asked.items():
+        seen = await reading[transport]
+        assert seen[-1].type == "delta"
+        events = seen + await rest_of(wire, transport, request, len(seen))
+        assert shape(list(events))[0] == STORY
+        assert events[-1].type == "done"
