@@ -43,12 +43,14 @@ def main() -> None:
         _console.print("!", f"{name} is no setting and does nothing: is {meant} meant?", highlight=False)
     try:
         app()
+    except KeyboardInterrupt:
+        sys.exit(130)
     except ValidationError as error:
         for problem in error.errors():
             name = "_".join(["WEFT", *map(str, problem["loc"])]).upper()
             message = problem["msg"].removeprefix("Value error, ")
             said = f"{name}: {message}" if problem["loc"] else message
-            _console.print("✗", said, highlight=False, markup=False)
+            _console.print("✗", said, highlight=False, markup=False, soft_wrap=True)
         sys.exit(2)
     except SettingsError as error:
         _fail(f"{error}. Lists are written as JSON: see docs/operations.md.")
@@ -59,7 +61,7 @@ def main() -> None:
 
 
 def _fail(message: str) -> None:
-    _console.print("✗", message, highlight=False, markup=False)
+    _console.print("✗", message, highlight=False, markup=False, soft_wrap=True)
     sys.exit(1)
 
 
@@ -122,7 +124,12 @@ def token(
     """Prints a development token, signed with the mesh's own key."""
     from weftd.compose import make_token
 
-    typer.echo(make_token(Settings(), tenant=tenant, subject=subject, role=role, lifetime_s=hours * 3600))
+    settings = Settings()
+    is_first = not settings.jwks.exists()
+    made = make_token(settings, tenant=tenant, subject=subject, role=role, lifetime_s=hours * 3600)
+    if is_first:
+        _console.print("!", f"There was no key yet: {settings.jwks} is new.", highlight=False, soft_wrap=True)
+    typer.echo(made)
 
 
 @app.command()

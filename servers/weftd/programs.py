@@ -19,6 +19,7 @@ from weftd import compose
 from weftd.envoy.process import EnvoyProcess
 from weftd.errors import Unavailable
 from weftd.lifecycle import run_until_stopped
+from weftd.lock import alone
 from weftd.rooms import Rooms
 from weftd.rpc import telemetry
 from weftd.rpc.channels import Peers
@@ -144,11 +145,12 @@ async def run_jobs(settings: Settings) -> None:
     from weftd.knowledge.passage_writer import PassageWriter
     from weftd.knowledge.purge_steps import PurgeSteps
 
-    async with (
-        compose.open_records(settings) as records,
-        compose.open_passages(settings) as passages,
-        compose.open_embedder(settings) as embedder,
-    ):
+    async with AsyncExitStack() as stack:
+        # Two on the same work would run each step twice.
+        stack.enter_context(alone(settings.data, "jobs", "The job process"))
+        records = await stack.enter_async_context(compose.open_records(settings))
+        passages = await stack.enter_async_context(compose.open_passages(settings))
+        embedder = await stack.enter_async_context(compose.open_embedder(settings))
         blobs = compose.open_blobs(settings)
         writer = PassageWriter(tuple(passages.stores.values()))
         index = IndexSteps(records, blobs, writer, embedder, Limits())

@@ -10,6 +10,7 @@ import pytest
 
 from weftd.__main__ import main
 from weftd.compose import CannotStart, open_records
+from weftd.rpc import telemetry
 from weftd.settings import Settings
 
 LONG_ENOUGH = "x" * 43
@@ -20,7 +21,8 @@ def _nothing_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in Settings.model_fields:
         monkeypatch.delenv(f"WEFT_{name.upper()}", raising=False)
     monkeypatch.setenv("WEFT_DATA", str(tmp_path / "data"))
-    monkeypatch.setenv("COLUMNS", "500")
+    # It would write to this test's own stderr for the rest of the run.
+    monkeypatch.setattr(telemetry, "configure_logging", lambda *_arguments, **_named: None)
 
 
 def said(
