@@ -27,6 +27,7 @@ __all__ = [
     "CannotStart",
     "Passages",
     "database_plainly",
+    "endpoint",
     "envoy_process",
     "language_models",
     "make_data_directory",
@@ -229,18 +230,18 @@ def envoy_process(settings: Settings) -> EnvoyProcess:
         config = EnvoyConfig(
             listen=Endpoint(settings.host, settings.port),
             services={
-                name: (_endpoint(settings.address(name)),)
+                name: (endpoint(settings.address(name)),)
                 for name in ("chat", "retrieval", "knowledge", "models")
             },
-            edge=_endpoint(settings.edge_address),
+            edge=endpoint(settings.edge_address),
             jwks_file=settings.jwks,
             access_log=data / "logs" / "access.log",
             issuer=settings.jwt_issuer,
             audience=settings.jwt_audience,
             allowed_origins=tuple(settings.allowed_origins),
             requests_per_minute=settings.requests_per_minute,
-            otlp=_endpoint(collector) if collector else None,
-            metrics=_endpoint(settings.envoy_metrics_address) if settings.envoy_metrics_address else None,
+            otlp=endpoint(collector) if collector else None,
+            metrics=endpoint(settings.envoy_metrics_address) if settings.envoy_metrics_address else None,
         )
     return EnvoyProcess(config, data / "envoy")
 
@@ -250,7 +251,7 @@ def _ensure_keys(settings: Settings) -> None:
         ensure_keys(settings.jwks)
 
 
-def _endpoint(address: str) -> Endpoint:
+def endpoint(address: str) -> Endpoint:
     """Of "host:port". ValueError says how to write it."""
     host, _, port = address.rpartition(":")
     if not host or not port.isascii() or not port.isdigit():

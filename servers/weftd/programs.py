@@ -71,9 +71,9 @@ async def serve(settings: Settings, names: Sequence[ServiceName]) -> None:
                 with compose.plainly():
                     edge.result()
         if settings.metrics_address:
-            host, _, port = settings.metrics_address.rpartition(":")
             try:
-                _, stop_metrics = telemetry.serve_metrics(host, int(port), health.problems)
+                metrics = compose.endpoint(settings.metrics_address)
+                _, stop_metrics = telemetry.serve_metrics(metrics.host, metrics.port, health.problems)
             except (ValueError, OSError) as error:
                 raise compose.CannotStart(
                     f"WEFT_METRICS_ADDRESS={settings.metrics_address} cannot be listened on ({error}). "
@@ -129,9 +129,9 @@ async def _serve_edge(settings: Settings, drain: Drain, on_ready: Callable[[int]
         settings.allowed_origins,
         ChatSockets(chat, drain, settings.allowed_origins),
     )
-    host, _, port = settings.edge_address.rpartition(":")
     try:
-        await serve_edge(app, host, int(port), on_ready=on_ready)
+        listen = compose.endpoint(settings.edge_address)
+        await serve_edge(app, listen.host, listen.port, on_ready=on_ready)
     finally:
         await peers.close()
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from weftd.__main__ import main
-from weftd.compose import CannotStart, open_records
+from weftd.compose import CannotStart, endpoint, open_records
+from weftd.envoy.config import Endpoint
 from weftd.rpc import telemetry
 from weftd.settings import Settings
 
@@ -141,3 +142,13 @@ def test_a_misspelt_setting_is_told(
     message = said(monkeypatch, capsys, "token", "--role", "boss")
     assert "WEFT_RECORD_URL is no setting and does nothing: is WEFT_RECORDS_URL meant?" in message
     assert message.count("is no setting") == 1
+
+
+@pytest.mark.parametrize(
+    ("address", "host", "port"),
+    [("127.0.0.1:80", "127.0.0.1", 80), ("[::1]:80", "::1", 80), ("a.b:1", "a.b", 1)],
+)
+def test_an_address_is_read_alike_by_whoever_listens_and_whoever_calls(
+    address: str, host: str, port: int
+) -> None:
+    assert endpoint(address) == Endpoint(host, port)
