@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import time
 import urllib.error
 import urllib.request
@@ -84,7 +85,9 @@ async def test_metrics_and_readiness_over_http() -> None:
             raise OSError
 
     health = Health(["s"], [Dependency("redis", "127.0.0.1:6379", ping)])
-    port, stop = serve_metrics("127.0.0.1", 0, health.problems)
+    listening = socket.create_server(("127.0.0.1", 0))
+    port = listening.getsockname()[1]
+    stop = serve_metrics(listening, health.problems)
 
     def get(path: str) -> tuple[int, str]:
         try:
@@ -102,10 +105,10 @@ async def test_metrics_and_readiness_over_http() -> None:
         await health.check()
         assert (await asyncio.to_thread(get, "/ready"))[0] == 200
         method = MethodMetrics("/x/Y", streams=True)
-        method.ended(method.began(), "NOT_FOUND")
+        method.over("rest").ended(method.began(), "NOT_FOUND")
         status, text = await asyncio.to_thread(get, "/metrics")
         assert status == 200
-        assert 'weft_rpc_ended_total{code="NOT_FOUND",rpc="/x/Y"} 1.0' in text
+        assert 'weft_rpc_ended_total{code="NOT_FOUND",rpc="/x/Y",transport="rest"} 1.0' in text
         assert (await asyncio.to_thread(get, "/x"))[0] == 404
     finally:
         stop()

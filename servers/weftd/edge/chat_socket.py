@@ -32,6 +32,7 @@ from weftd.errors import (
 )
 from weftd.rpc.drain import Drain
 from weftd.rpc.status import code_of, from_rpc_error, unavailable
+from weftd.rpc.wire import SOCKET_KEY
 
 __all__ = ["ChatSockets"]
 
@@ -254,7 +255,7 @@ def _metadata(headers: Headers, token: str) -> tuple[tuple[str, str], ...]:
     for name, value in passed_on:
         if not _is_plain(value):
             raise InvalidArgument({name: "Use printable ASCII."})
-    return (("authorization", f"Bearer {token}"), *passed_on)
+    return (("authorization", f"Bearer {token}"), (SOCKET_KEY, "1"), *passed_on)
 
 
 def _is_plain(value: str) -> bool:

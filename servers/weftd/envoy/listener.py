@@ -155,7 +155,7 @@ def _request_headers() -> list[dict[str, Any]]:
     return [
         *({"remove_on_match": {"key_matcher": {"prefix": prefix}}} for prefix in ("x-envoy-", "x-weft-")),
         copied(REQUESTED_TENANT_HEADER, TENANT_HEADER),
-        copied(WIRE_HEADER, "content-type"),
+        copied(WIRE_HEADER, "content-type?:method"),
         {"remove": TENANT_HEADER},
     ]
 

@@ -21,7 +21,8 @@ from weft.v1.error_reason_pb2 import ErrorReason
 
 __all__ = ["WIRE_HEADER", "local_replies"]
 
-# The content type as it came: filters before the router rewrite `content-type`.
+# The content type as it came, else the method: filters before the router rewrite `content-type`.
+# Services label their metrics by it (`rpc/wire.py`).
 WIRE_HEADER = "x-weft-wire"
 
 

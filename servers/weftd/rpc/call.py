@@ -16,7 +16,7 @@ import structlog
 
 from weft.v1 import error_reason_pb2
 from weftd.errors import DeadlineExceeded, InvalidArgument, PermissionDenied, Unauthenticated
-from weftd.rpc import access, caller, status, telemetry
+from weftd.rpc import access, caller, status, telemetry, wire
 from weftd.rpc.auth import TokenVerifier
 from weftd.rpc.drain import Drain
 from weftd.rpc.metrics import MethodMetrics
@@ -60,6 +60,7 @@ class Call:
         "_context",
         "_messages",
         "_method",
+        "_metrics",
         "_request_id",
         "_span",
         "_started",
@@ -71,6 +72,7 @@ class Call:
         self._method = method
         self._context = context
         self._started = method.metrics.began()
+        self._metrics = method.metrics.over(wire.MESH)
         self._code = "OK"
         self._messages = 0
         self._request_id = ""
@@ -81,7 +83,7 @@ class Call:
     def begin(self) -> None:
         """Finds out who calls and whether they may."""
         context, around = self._context, self._around
-        given_id = traceparent = ""
+        given_id = traceparent = edge = socket = ""
         authorizations: list[str] = []
         tenants: list[str] = []
         for key, value in context.invocation_metadata() or ():
@@ -95,6 +97,11 @@ class Call:
                 traceparent = value
             elif key in _TENANT_KEYS and value:
                 tenants.append(value)
+            elif key == wire.EDGE_KEY:
+                edge = value
+            elif key == wire.SOCKET_KEY:
+                socket = value
+        self._metrics = self._method.metrics.over(wire.transport_of(edge, socket))
         id_is_good = _REQUEST_ID.fullmatch(given_id) is not None
         self._request_id = given_id if id_is_good else uuid.uuid4().hex
         if len(authorizations) > 1:
@@ -136,7 +143,7 @@ class Call:
         await self._context.send_initial_metadata((("x-request-id", self._request_id),))
 
     async def send_all(self, responses: AsyncGenerator[Any, None]) -> None:
-        write, wrote, last = self._context.write, self._method.metrics.wrote, self._started
+        write, wrote, last = self._context.write, self._metrics.wrote, self._started
         async with aclosing(responses):
             async for response in responses:
                 if not self._messages:
@@ -186,13 +193,14 @@ class Call:
 
     def end(self) -> None:
         method = self._method
-        took_s = method.metrics.ended(self._started, self._code)
+        took_s = self._metrics.ended(self._started, self._code)
         self._around.drain.call_ended()
         if self._span is not None:
             self._span.end(self._code)
         log.info(
             "rpc",
             rpc=method.name,
+            transport=self._metrics.transport,
             code=self._code,
             ms=round(took_s * 1000, 2),
             messages=self._messages,
