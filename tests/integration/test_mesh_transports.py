@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,18 +16,34 @@ import httpx
 import pytest
 from websockets.exceptions import WebSocketException
 
+from tests.servers.chromium import Chromium, PageFailure, chromium
 from tests.servers.model_mesh import ModelMesh, killed
 from tests.servers.paced_model import STORY
 from tests.servers.transports import Asked, Stream, Transports, outcome, resumed, take, text_of, turn
 from weft.v1.chat_pb2 import ChatEvent, ResumeChatRequest, StreamChatRequest
 
-TRANSPORTS = ("rest", "grpc", "web", "converse", "ws")
-CUT = (httpx.TransportError, grpc.aio.AioRpcError, WebSocketException, OSError)
+# "web" is gRPC-Web by hand, "page" the page's own client in Chromium.
+TRANSPORTS = ("rest", "grpc", "web", "page", "converse", "ws")
+CUT = (httpx.TransportError, grpc.aio.AioRpcError, WebSocketException, PageFailure, OSError)
+
+
+@pytest.fixture(scope="module")
+def browser(model_mesh: ModelMesh) -> Iterator[Chromium]:
+    with chromium(model_mesh.mesh.url) as started:
+        yield started
+
+
+@asynccontextmanager
+async def client_of(
+    model_mesh: ModelMesh, browser: Chromium, tenant: str, **more: Any
+) -> AsyncIterator[Transports]:
+    async with model_mesh.client(tenant, **more) as opened, browser.client(opened.token) as opened.tab:
+        yield opened
 
 
 @pytest.fixture
-async def wire(model_mesh: ModelMesh) -> AsyncIterator[Transports]:
-    async with model_mesh.client(f"t-{uuid.uuid4().hex[:8]}") as opened:
+async def wire(model_mesh: ModelMesh, browser: Chromium) -> AsyncIterator[Transports]:
+    async with client_of(model_mesh, browser, f"t-{uuid.uuid4().hex[:8]}") as opened:
         yield opened
 
 
@@ -125,14 +142,18 @@ CASES = {
 @pytest.mark.parametrize("transport", TRANSPORTS)
 @pytest.mark.parametrize("name", CASES)
 async def test_what_is_wrong_is_told_with_the_same_reason(
-    model_mesh: ModelMesh, name: str, transport: str
+    model_mesh: ModelMesh, browser: Chromium, name: str, transport: str
 ) -> None:
     case, tenant = CASES[name], f"t-{uuid.uuid4().hex[:8]}"
     async with model_mesh.client(tenant) as owner:
         assert text_of(await take(await owner.grpc(_again("The first one?")))) == STORY
         before = await owner.stored("mine")
-        async with model_mesh.client(
-            tenant + case.tenant, lifetime_s=case.lifetime_s, headers=dict(case.headers)
+        async with client_of(
+            model_mesh,
+            browser,
+            tenant + case.tenant,
+            lifetime_s=case.lifetime_s,
+            headers=dict(case.headers),
         ) as client:
             assert await outcome(getattr(client, transport)(case.ask())) == ([], case.reason)
         assert await owner.stored("mine") == before

@@ -18,6 +18,7 @@ from google.protobuf.json_format import MessageToDict, ParseDict
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
+from tests.servers.chromium import PageClient, PageFailure, PageStream
 from weft.connection import Outcome
 from weft.v1 import chat_pb2_grpc
 from weft.v1.chat_pb2 import (
@@ -179,7 +180,8 @@ class _Rpc:
 
 
 class Transports:
-    """Asks and resumes as the holder of `token` over REST, gRPC, gRPC-Web, Converse and WebSocket."""
+    """Asks and resumes as the holder of `token` over REST, gRPC, gRPC-Web, Converse and WebSocket; with the
+    page's own client too where it has a `tab`."""
 
     def __init__(
         self, http: httpx.AsyncClient, channel: grpc.aio.Channel, token: str, headers: dict[str, str]
@@ -191,6 +193,7 @@ class Transports:
         more = tuple((name.lower(), value) for name, value in headers.items())
         self.metadata = (("authorization", f"Bearer {token}"), *more)
         self.chat = chat_pb2_grpc.ChatServiceStub(channel)
+        self.tab: PageClient | None = None
 
     async def rest(self, asked: Asked, timeout_s: float | None = None) -> _Sse:
         path = "/api/v1/chat/resume" if isinstance(asked, ResumeChatRequest) else "/api/v1/chat/stream"
@@ -209,6 +212,10 @@ class Transports:
             headers={"content-type": "application/grpc-web+proto", "x-grpc-web": "1"},
         )
         return _Web(await _sent(self.http, request))
+
+    async def page(self, asked: Asked) -> PageStream:
+        assert self.tab is not None
+        return self.tab.call(asked, self.headers)
 
     async def grpc(self, asked: Asked, timeout_s: float | None = None) -> _Rpc:
         method: Any = self.chat.ResumeChat if isinstance(asked, ResumeChatRequest) else self.chat.StreamChat
@@ -297,7 +304,7 @@ async def outcome(stream: Awaitable[Stream]) -> tuple[list[ChatEvent], str]:
     try:
         reading = await stream
         events = await take(reading)
-    except Refused as refused:
+    except (Refused, PageFailure) as refused:
         return [], refused.reason
     except grpc.aio.AioRpcError as error:
         return [], reason_of(error)
