@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import time
 import uuid
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn, TypeAlias
 
@@ -138,13 +138,14 @@ class Call:
         """Answers with the request id in `x-request-id`.
 
         Not before there is an answer: an error alone must be the first thing that is sent, or over REST
-        it comes after a 200.
+        it comes after a 200. A servicer that sent headers of its own has answered already.
         """
-        await self._context.send_initial_metadata((("x-request-id", self._request_id),))
+        with contextlib.suppress(grpc.aio.UsageError):
+            await self._context.send_initial_metadata((("x-request-id", self._request_id),))
 
     async def send_all(self, responses: AsyncGenerator[Any, None]) -> None:
         write, wrote, last = self._context.write, self._metrics.wrote, self._started
-        async with aclosing(responses):
+        async with contextlib.aclosing(responses):
             async for response in responses:
                 if not self._messages:
                     await self.greet()
@@ -169,6 +170,10 @@ class Call:
             # Nobody cancelled this call: a task that it awaited died. Unanswered, the client would wait.
         elif not isinstance(error, Exception | BaseExceptionGroup):
             raise error
+        if isinstance(error, NotImplementedError) and self._context.code() is grpc.StatusCode.UNIMPLEMENTED:
+            # The generated servicer's: the contract has the call, this server does not yet.
+            self._code = "UNIMPLEMENTED"
+            await self._context.abort(grpc.StatusCode.UNIMPLEMENTED, "This server does not have this call.")
         known = status.find_weft_error(error)
         if known is None and isinstance(error, grpc.aio.AioRpcError):
             known = status.from_rpc_error(error, "a service behind this one")
