@@ -13,6 +13,7 @@ from typing import Any, Final, TypeVar
 import grpc
 
 from weft.errors import NotFound, ResourceExhausted, Unauthenticated, Unavailable, WeftError, from_rpc
+from weft.trace import traceparent
 
 Token = str | Callable[[], str | Awaitable[str]]
 """A bearer token, or a function (async or not) that returns one; it is called before every call."""
@@ -84,7 +85,11 @@ class Connection:
             token = await token
         if not token:
             raise Unauthenticated("There is no token: give Weft(token=…) one, or set WEFT_TOKEN.")
-        return ("authorization", f"Bearer {token}"), ("x-request-id", request_id)
+        return (
+            ("authorization", f"Bearer {token}"),
+            ("x-request-id", request_id),
+            ("traceparent", traceparent(request_id)),
+        )
 
     async def unary(
         self,

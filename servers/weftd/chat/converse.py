@@ -22,6 +22,7 @@ from weft.v1.chat_pb2 import (
 from weftd.chat.checks import check_ids, check_turn
 from weftd.chat.room import ChatTurns
 from weftd.errors import InvalidArgument, ResourceExhausted, WeftError, reason_name
+from weftd.rpc import caller
 
 __all__ = ["converse"]
 
@@ -29,6 +30,8 @@ _MOST_TURNS = 16
 _MOST_TASKS = 64
 # Responses that wait for the client: each turn stops reading when it is full.
 _QUEUE = 32
+# What a turn's span is called: several turns are in one call.
+_TURN = "weft.v1.ChatService/Converse.turn"
 
 log = structlog.get_logger()
 
@@ -161,11 +164,14 @@ class _Stream:
     async def _send(self, name: _Name, events: AsyncGenerator[ChatEvent, None]) -> None:
         conversation_id, request_id = name
         try:
-            async with aclosing(events):
-                async for event in events:
-                    await self.responses.put(
-                        ConverseResponse(conversation_id=conversation_id, request_id=request_id, event=event)
-                    )
+            with caller.part(_TURN, request_id):
+                async with aclosing(events):
+                    async for event in events:
+                        await self.responses.put(
+                            ConverseResponse(
+                                conversation_id=conversation_id, request_id=request_id, event=event
+                            )
+                        )
         except Exception as error:
             await self.responses.put(_error_response(name, error))
 

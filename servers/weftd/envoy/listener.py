@@ -89,6 +89,7 @@ def _edge_manager(config: EnvoyConfig, xds: dict[str, dict[str, Any]]) -> dict[s
         manager["tracing"] = {
             "random_sampling": {"value": 100},
             "spawn_upstream_span": True,
+            "custom_tags": [{"tag": "weft.request_id", "request_header": {"name": "x-request-id"}}],
             "provider": {
                 "name": "envoy.tracers.opentelemetry",
                 "typed_config": {

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from weft.v1.common_pb2 import Usage
 from weft.v1.models_pb2 import GenerateEvent, GenerateRequest
 from weftd.errors import WeftError
+from weftd.rpc import caller
 
 from .continuation import RepeatStripper
 from .port import DEFAULT_MAX_TOKENS
@@ -167,6 +168,7 @@ class OpenAICompatible:
             "stream": True,
             "stream_options": {"include_usage": True},
             "max_tokens": max_tokens,
+            "extra_headers": caller.onward(),
         }
         if request.HasField("temperature"):
             arguments["temperature"] = request.temperature

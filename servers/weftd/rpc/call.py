@@ -123,6 +123,7 @@ class Call:
             token_expires_at=claims.expires_at,
             deadline=None if left_s is None else time.monotonic() + left_s,
             traceparent=traceparent,
+            start_span=around.start_span,
         )
         caller.enter(self.caller)
         if any(tenant != claims.tenant for tenant in tenants):

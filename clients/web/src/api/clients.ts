@@ -7,6 +7,7 @@ import { KnowledgeService } from "../gen/weft/v1/knowledge_pb";
 import { ModelService } from "../gen/weft/v1/models_pb";
 import { newId } from "./id";
 import { accessToken, refuseToken } from "./token";
+import { traceparent } from "./trace";
 
 export type ChatClient = Client<typeof ChatService>;
 
@@ -14,9 +15,11 @@ function refused(error: unknown): boolean {
   return error instanceof ConnectError && error.code === Code.Unauthenticated;
 }
 
-/** Puts token and request id on every call; a unary call is tried again once with a new token. */
+/** Puts token, request id and trace on every call; a unary call is tried again once with a new token. */
 const authorize: Interceptor = (next) => async (request) => {
-  if (!request.header.has("x-request-id")) request.header.set("x-request-id", newId());
+  const requestId = request.header.get("x-request-id") ?? newId();
+  request.header.set("x-request-id", requestId);
+  request.header.set("traceparent", traceparent(requestId));
   const token = await accessToken();
   request.header.set("authorization", `Bearer ${token}`);
   try {

@@ -6,6 +6,7 @@ import type { Reason } from "../words";
 import type { Failure } from "./failure";
 import { newId } from "./id";
 import { accessToken, refuseToken } from "./token";
+import { traceparent } from "./trace";
 
 export class UploadError extends Error {
   constructor(readonly failure: Failure) {
@@ -56,7 +57,9 @@ function send(
     const request = new XMLHttpRequest();
     request.open("POST", "/api/v1/knowledge/upload");
     request.setRequestHeader("authorization", `Bearer ${token}`);
-    request.setRequestHeader("x-request-id", newId());
+    const requestId = newId();
+    request.setRequestHeader("x-request-id", requestId);
+    request.setRequestHeader("traceparent", traceparent(requestId));
     request.upload.onprogress = (event) => event.lengthComputable && progress(event.loaded / event.total);
     request.onload = () => resolve({ status: request.status, body: parse(request.responseText) });
     request.onerror = () => reject(new UploadError({ reason: "LOST", message: "" }));
