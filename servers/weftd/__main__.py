@@ -74,26 +74,51 @@ def _run(program: Coroutine[Any, Any, Result]) -> Result:
 
 
 @app.command()
-def up() -> None:
+def up(
+    workers: Annotated[int, typer.Option(min=1, max=64, help="Processes with all services.")] = 1,
+) -> None:
     """Runs the whole mesh here: all services, the job process and Envoy."""
     from weftd.rpc.telemetry import configure_logging
     from weftd.up import up as run_up
 
     configure_logging("warning")
-    asyncio.run(run_up(Settings(), _console))
+    asyncio.run(run_up(Settings(), workers, _console))
+
+
+@app.command()
+def restart() -> None:
+    """Exchanges the processes of a running `weft up` or `weft serve … --workers` one by one, under load."""
+    from weftd.control import ask
+
+    async def show() -> None:
+        async for line in ask(Settings().data):
+            _console.print(line, highlight=False, markup=False)
+
+    asyncio.run(show())
 
 
 @app.command()
 def serve(
     services: Annotated[list[str], typer.Argument(help="Any of: " + " ".join(get_args(ServiceName)))],
+    workers: Annotated[
+        int | None, typer.Option(min=1, max=64, help="Processes, kept running. None: this one alone.")
+    ] = None,
 ) -> None:
-    """Runs some services as one process, at the addresses of the settings (WEFT_CHAT_ADDRESS, …)."""
+    """Runs some services at the addresses of the settings (WEFT_CHAT_ADDRESS, …)."""
     unknown = sorted(set(services) - set(get_args(ServiceName)))
     if unknown:
         _fail(f"There is no service {', '.join(unknown)}. There are: {' '.join(get_args(ServiceName))}.")
+    names = list(dict.fromkeys(cast("list[ServiceName]", services)))
+    if workers is not None:
+        from weftd.rpc.telemetry import configure_logging
+        from weftd.serve_workers import serve_workers
+
+        configure_logging("warning")
+        asyncio.run(serve_workers(Settings(), names, workers, _console))
+        return
     from weftd.programs import serve as run_serve
 
-    _run(run_serve(Settings(), cast("list[ServiceName]", services)))
+    _run(run_serve(Settings(), names))
 
 
 @app.command()

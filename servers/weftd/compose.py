@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from weftd.addresses import endpoint, endpoints
 from weftd.envoy.config import Endpoint, EnvoyConfig
 from weftd.envoy.process import EnvoyError, EnvoyProcess
 from weftd.keys import ensure_keys
 from weftd.rpc.auth import TokenVerifier, mint
-from weftd.settings import Settings
+from weftd.settings import SERVICES, Settings
 
 # Stores and models are imported where they are opened: they load slowly, and few programs need all.
 if TYPE_CHECKING:
@@ -24,14 +26,16 @@ if TYPE_CHECKING:
     from weftd.stores.records.engine import Records
 
 __all__ = [
+    "METRICS_FD",
     "CannotStart",
     "Passages",
     "database_plainly",
-    "endpoint",
+    "envoy_config",
     "envoy_process",
     "language_models",
     "make_data_directory",
     "make_token",
+    "metrics_socket",
     "open_blobs",
     "open_embedder",
     "open_passages",
@@ -39,6 +43,10 @@ __all__ = [
     "plainly",
     "token_verifier",
 ]
+
+
+# The socket that a supervisor opened for this process: it serves one after the other, and never nobody.
+METRICS_FD = "WEFT_METRICS_FD"
 
 
 class CannotStart(Exception):
@@ -219,23 +227,17 @@ def make_token(settings: Settings, *, tenant: str, subject: str, role: str, life
         )
 
 
-def envoy_process(settings: Settings) -> EnvoyProcess:
-    """Envoy in front of the services of the settings."""
-    with plainly():
-        _ensure_keys(settings)
-    data = settings.data.absolute()
-    (data / "logs").mkdir(exist_ok=True)
+def envoy_config(settings: Settings) -> EnvoyConfig:
+    """What Envoy has to know for the services of the settings."""
     collector = settings.otlp_endpoint.split("://")[-1].rstrip("/")
     with plainly():
-        config = EnvoyConfig(
+        _ensure_keys(settings)
+        return EnvoyConfig(
             listen=Endpoint(settings.host, settings.port),
-            services={
-                name: (endpoint(settings.address(name)),)
-                for name in ("chat", "retrieval", "knowledge", "models")
-            },
-            edge=endpoint(settings.edge_address),
+            services={name: endpoints(settings.address(name)) for name in SERVICES if name != "edge"},
+            edge=endpoints(settings.edge_address),
             jwks_file=settings.jwks,
-            access_log=data / "logs" / "access.log",
+            access_log=settings.data.absolute() / "logs" / "access.log",
             issuer=settings.jwt_issuer,
             audience=settings.jwt_audience,
             allowed_origins=tuple(settings.allowed_origins),
@@ -243,17 +245,33 @@ def envoy_process(settings: Settings) -> EnvoyProcess:
             otlp=endpoint(collector) if collector else None,
             metrics=endpoint(settings.envoy_metrics_address) if settings.envoy_metrics_address else None,
         )
-    return EnvoyProcess(config, data / "envoy")
+
+
+def envoy_process(settings: Settings) -> EnvoyProcess:
+    """Envoy in front of the services of the settings."""
+    return EnvoyProcess(envoy_config(settings), settings.data.absolute() / "envoy")
+
+
+def metrics_socket(settings: Settings, worker: int = 0) -> socket.socket | None:
+    """What `/metrics` of a worker listens on: WEFT_METRICS_ADDRESS, its port counted up by `worker`.
+
+    None: nowhere. CannotStart where that cannot be.
+    """
+    if not settings.metrics_address:
+        return None
+    if METRICS_FD in os.environ:
+        return socket.socket(fileno=int(os.environ[METRICS_FD]))
+    try:
+        first = endpoint(settings.metrics_address)
+        family = socket.AF_INET6 if ":" in first.host else socket.AF_INET
+        return socket.create_server((first.host, first.port + worker), family=family)
+    except (ValueError, OSError, OverflowError) as error:
+        raise CannotStart(
+            f"WEFT_METRICS_ADDRESS={settings.metrics_address} cannot be listened on ({error}). "
+            "Choose another host:port."
+        ) from error
 
 
 def _ensure_keys(settings: Settings) -> None:
     if settings.jwks_file is None:
         ensure_keys(settings.jwks)
-
-
-def endpoint(address: str) -> Endpoint:
-    """Of "host:port". ValueError says how to write it."""
-    host, _, port = address.rpartition(":")
-    if not host or not port.isascii() or not port.isdigit():
-        raise ValueError(f"{address} is no address: write host:port.")
-    return Endpoint(host.strip("[]"), int(port))

@@ -7,6 +7,7 @@ import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from weftd.compose import CannotStart, plainly
 
@@ -14,10 +15,11 @@ __all__ = ["alone"]
 
 
 @contextlib.contextmanager
-def alone(data: Path, name: str, what: str) -> Iterator[None]:
+def alone(data: Path, name: str, what: str) -> Iterator[IO[str]]:
     """Holds `name`.lock in `data`; the kernel lets it go with the process, however that ends.
 
-    CannotStart where another process has it: `what` says who that is ("Weft", "The job process").
+    Its first line is the process that holds it; the holder may write more. CannotStart where another
+    process has it: `what` says who that is ("Weft", "The job process").
     """
     with plainly():
         lock = (data / f"{name}.lock").open("a+")
@@ -27,10 +29,9 @@ def alone(data: Path, name: str, what: str) -> Iterator[None]:
         except BlockingIOError:
             file.seek(0)
             raise CannotStart(
-                f"{what} runs already on {data.absolute()} (process {file.read().strip() or 'unknown'}). "
+                f"{what} runs already on {data.absolute()} (process {file.readline().strip() or 'unknown'}). "
                 "Stop that one, or choose another directory with WEFT_DATA."
             ) from None
         file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield
+        print(os.getpid(), file=file, flush=True)
+        yield file

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import signal
 import sys
 import time
@@ -16,6 +17,7 @@ import structlog
 
 from weft.v1.error_reason_pb2 import ERROR_REASON_BACKEND_UNAVAILABLE
 from weftd import compose
+from weftd.addresses import endpoint, grpc_target
 from weftd.envoy.process import EnvoyProcess
 from weftd.errors import Unavailable
 from weftd.lifecycle import run_until_stopped
@@ -58,7 +60,7 @@ async def serve(settings: Settings, names: Sequence[ServiceName]) -> None:
         interceptor = CallInterceptor(compose.token_verifier(settings), drain, start_span)
         server = build_server(services, interceptor, health)
         with compose.plainly():
-            for address in sorted({settings.address(name) for name in services_of(names)}):
+            for address in sorted({str(endpoint(settings.address(name))) for name in services_of(names)}):
                 bind(server, address)
         await server.start()
         stack.push_async_callback(server.stop, None)
@@ -70,16 +72,9 @@ async def serve(settings: Settings, names: Sequence[ServiceName]) -> None:
             if edge.done():
                 with compose.plainly():
                     edge.result()
-        if settings.metrics_address:
-            try:
-                metrics = compose.endpoint(settings.metrics_address)
-                _, stop_metrics = telemetry.serve_metrics(metrics.host, metrics.port, health.problems)
-            except (ValueError, OSError) as error:
-                raise compose.CannotStart(
-                    f"WEFT_METRICS_ADDRESS={settings.metrics_address} cannot be listened on ({error}). "
-                    "Choose another host:port."
-                ) from error
-            stack.callback(stop_metrics)
+        metrics = compose.metrics_socket(settings)
+        if metrics is not None:
+            stack.callback(telemetry.serve_metrics(metrics, health.problems))
         await _require_backends(health)
         # What start-up made stays: the collector need not look at it again.
         gc.collect()
@@ -121,7 +116,8 @@ async def _serve_edge(settings: Settings, drain: Drain, on_ready: Callable[[int]
         return DevToken(token, int(time.time() + _DEV_TOKEN_LIFETIME_S))
 
     peers = Peers()
-    chat = peers.stub(ChatServiceStub, "chat", settings.chat_address)
+    with compose.plainly():
+        chat = peers.stub(ChatServiceStub, "chat", grpc_target(settings.chat_address))
     app = build_app(
         _PAGE,
         dev_token if settings.gives_dev_token else None,
@@ -130,33 +126,41 @@ async def _serve_edge(settings: Settings, drain: Drain, on_ready: Callable[[int]
         ChatSockets(chat, drain, settings.allowed_origins),
     )
     try:
-        listen = compose.endpoint(settings.edge_address)
+        listen = endpoint(settings.edge_address)
         await serve_edge(app, listen.host, listen.port, on_ready=on_ready)
     finally:
         await peers.close()
 
 
 async def run_jobs(settings: Settings) -> None:
-    """Runs index jobs and purges."""
+    """Runs index jobs and purges, beside the other job processes on the same PostgreSQL."""
     _begin(settings, "jobs")
     from weftd.knowledge.index_steps import IndexSteps
+    from weftd.knowledge.job_worker import JobWorker, StartAnew
     from weftd.knowledge.jobs import Jobs
     from weftd.knowledge.parsing.section import Limits
     from weftd.knowledge.passage_writer import PassageWriter
     from weftd.knowledge.purge_steps import PurgeSteps
 
-    async with AsyncExitStack() as stack:
-        # Two on the same work would run each step twice.
-        stack.enter_context(alone(settings.data, "jobs", "The job process"))
-        records = await stack.enter_async_context(compose.open_records(settings))
-        passages = await stack.enter_async_context(compose.open_passages(settings))
-        embedder = await stack.enter_async_context(compose.open_embedder(settings))
-        blobs = compose.open_blobs(settings)
-        writer = PassageWriter(tuple(passages.stores.values()))
-        index = IndexSteps(records, blobs, writer, embedder, Limits())
-        jobs = Jobs(records, index, PurgeSteps(records, blobs, writer), settings.jobs)
-        with compose.database_plainly("jobs"):
-            await _until_signal(jobs.run(announce_ready))
+    try:
+        async with AsyncExitStack() as stack:
+            is_alone = not settings.records_url
+            if is_alone:
+                stack.enter_context(alone(settings.data, "jobs", "The job process"))
+            records = await stack.enter_async_context(compose.open_records(settings))
+            passages = await stack.enter_async_context(compose.open_passages(settings))
+            embedder = await stack.enter_async_context(compose.open_embedder(settings))
+            blobs = compose.open_blobs(settings)
+            writer = PassageWriter(tuple(passages.stores.values()))
+            worker = JobWorker(records, alone=is_alone)
+            index = IndexSteps(records, blobs, writer, embedder, Limits(), worker)
+            jobs = Jobs(records, index, PurgeSteps(records, blobs, writer), worker, settings.jobs)
+            with compose.database_plainly("jobs"):
+                await _until_signal(jobs.run(announce_ready))
+    except StartAnew as reason:
+        log.warning("jobs_start_anew", reason=str(reason))
+        # The same process from its beginning: what its threads hang in does not outlive this.
+        os.execv(sys.executable, sys.orig_argv)  # noqa: S606
 
 
 async def run_envoy(settings: Settings) -> None:

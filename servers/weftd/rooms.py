@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from weft.v1 import chat_pb2_grpc, knowledge_pb2_grpc, models_pb2_grpc, retrieval_pb2_grpc
 from weftd import compose
+from weftd.addresses import grpc_target
 from weftd.rpc.channels import Peers
 from weftd.rpc.drain import Drain
 from weftd.rpc.health import Dependency
@@ -51,11 +52,14 @@ class Rooms:
         records = await self._records()
         peers = Peers()
         self._stack.push_async_callback(peers.close)
+        with compose.plainly():
+            retrieval = grpc_target(self._settings.retrieval_address)
+            models = grpc_target(self._settings.models_address)
         turns = await self._stack.enter_async_context(
             ChatTurns(
                 records,
-                MeshRetrieval(peers, self._settings.retrieval_address),
-                MeshModels(peers, self._settings.models_address),
+                MeshRetrieval(peers, retrieval),
+                MeshModels(peers, models),
                 self._drain,
                 live_documents=datasets.live_documents,
                 resume_grace_s=self._settings.resume_grace_s,

@@ -95,7 +95,7 @@ class Settings(BaseSettings):
         return self
 
     def address(self, service: ServiceName) -> str:
-        """host:port of a service."""
+        """Of a service: host:port, or several as `weftd.addresses` reads them."""
         return str(getattr(self, f"{service}_address"))
 
     @property
@@ -104,9 +104,8 @@ class Settings(BaseSettings):
 
         Where the page is served to other machines, so is Envoy, whatever `host` says here.
         """
-        return self.dev_token and all(
-            host.strip("[]") in _LOOPBACK for host in (self.host, self.edge_address.rpartition(":")[0])
-        )
+        hosts = [self.host, *(each.strip().rpartition(":")[0] for each in self.edge_address.split(","))]
+        return self.dev_token and all(host.strip("[]") in _LOOPBACK for host in hosts)
 
     @property
     def records(self) -> str:

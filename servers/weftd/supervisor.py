@@ -1,4 +1,4 @@
-"""Runs the programs of `weft up` as children: start, readiness, restart, and an end without orphans."""
+"""Runs programs as children: start, readiness, restart, and an end without orphans."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import contextlib
 import ctypes
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -49,24 +50,40 @@ def announce_ready() -> None:
 
 
 class Child:
-    """One program of the mesh: `start` waits until it is ready, `keep` restarts it whenever it ends."""
+    """One program of the mesh: `start` waits until it is ready, `keep` restarts it whenever it ends.
 
-    def __init__(self, name: str, arguments: Sequence[str], environment: Mapping[str, str], log_file: Path):
+    It writes to `log_file`, or where this process does, and inherits the socket `inherited`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        arguments: Sequence[str],
+        environment: Mapping[str, str],
+        log_file: Path | None,
+        inherited: socket.socket | None = None,
+        *,
+        start_limit_s: float = 60,
+    ) -> None:
         self.name = name
         self._arguments = list(arguments)
         self._environment = dict(environment)
         self._log_file = log_file
+        self._inherited = inherited
+        self._start_limit_s = start_limit_s
         self._process: asyncio.subprocess.Process | None = None
+        self._stopped = False
 
     @property
     def pid(self) -> int | None:
         return self._process.pid if self._process and self._process.returncode is None else None
 
-    async def start(self, timeout_s: float = 60) -> None:
+    async def start(self) -> None:
         """Returns once the child has announced itself. ChildFailed when it ends or stays silent."""
+        self._stopped = False
         reader, writer = os.pipe()
-        with _rotated(self._log_file) as output:
-            log_start = output.tell()
+        with _rotated(self._log_file) if self._log_file else contextlib.nullcontext() as output:
+            log_start = output.tell() if output else 0
             try:
                 self._process = await asyncio.create_subprocess_exec(
                     sys.executable,
@@ -77,47 +94,58 @@ class Child:
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=output,
                     stderr=output,
-                    pass_fds=(writer,),
+                    pass_fds=(writer, self._inherited.fileno()) if self._inherited else (writer,),
                     start_new_session=True,  # Ctrl-C reaches the supervisor alone, which ends all in order
                 )
             finally:
                 os.close(writer)
         try:
-            said = await asyncio.wait_for(_read_line(reader), timeout_s)
+            said = await asyncio.wait_for(_read_line(reader), self._start_limit_s)
         except TimeoutError:
-            await self.stop(0)
+            await self._end(0)
+            where = f"See {self._log_file}." if self._log_file else "Its last lines say what it waits for."
             raise ChildFailed(
-                f"{self.name} was not ready after {timeout_s:.0f} s. See {self._log_file}."
+                f"{self.name} was not ready after {self._start_limit_s:.0f} s. {where}"
             ) from None
         if said != b"ready\n":
             code = await self._process.wait()
             raise ChildFailed(self._last_words(log_start, code))
 
     def _last_words(self, log_start: int, code: int) -> str:
+        if self._log_file is None:
+            return f"{self.name} ended with status {code}: its last lines say why."
         with self._log_file.open(encoding="utf-8", errors="replace") as output:
             output.seek(log_start)
             lines = output.read().strip().splitlines()
         return "\n".join(lines[-12:]) or f"{self.name} ended without a word (status {code})."
 
     async def keep(self) -> None:
-        """Starts the child again whenever it ends, with back-off. Ends only when cancelled."""
+        """Starts the child again whenever it ends, with back-off; returns once it has been stopped."""
         wait_s = 0.1
         while True:
             assert self._process is not None
             started = time.monotonic()
             code = await self._process.wait()
+            if self._stopped:
+                return
             if time.monotonic() - started > _STABLE_S:
                 wait_s = 0.1
             log.warning("child_ended", child=self.name, code=code, restart_in_s=wait_s)
             await asyncio.sleep(wait_s)
             wait_s = min(wait_s * 2, _BACKOFF_MAX_S)
+            if self._stopped:
+                return
             try:
                 await self.start()
             except ChildFailed as error:
                 log.error("child_failed", child=self.name, message=str(error))
 
     async def stop(self, grace_s: float) -> None:
-        """Asks the child to end, and kills it after the grace."""
+        """Asks the child to end, and kills it after the grace. `keep` does not start it again."""
+        self._stopped = True
+        await self._end(grace_s)
+
+    async def _end(self, grace_s: float) -> None:
         process = self._process
         if process is None or process.returncode is not None:
             return

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import signal
 import socket
 import time
-from collections.abc import Awaitable
+from collections.abc import Callable, Sequence
+from typing import IO
 
 from rich.console import Console
 
-from weftd.compose import CannotStart, envoy_process, make_data_directory, plainly
+from weftd import compose
+from weftd.compose import CannotStart, plainly
+from weftd.control import serve_control
 from weftd.lock import alone
 from weftd.settings import SERVICES, Settings
-from weftd.supervisor import Child, ChildFailed
+from weftd.supervisor import Child
+from weftd.workers import Worker, Workers, environment, metrics_sockets, plain_failures, until_signal
 
 __all__ = ["up"]
 
@@ -22,42 +25,65 @@ __all__ = ["up"]
 _JOBS_LIMIT_S = 300
 
 
-async def up(settings: Settings, console: Console) -> None:
-    """Runs until SIGINT or SIGTERM; a second one ends it at once.
+async def up(settings: Settings, workers: int, console: Console) -> None:
+    """Runs until SIGINT or SIGTERM; a second one ends it at once. `workers`: processes with all services.
 
     CannotStart with a plain message when a part cannot start. No process outlives it.
     """
-    this = asyncio.current_task()
-    assert this is not None
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, this.cancel)
-    try:
-        make_data_directory(settings)
-        with alone(settings.data, "up", "Weft"):
-            await _run(settings, console)
-    except asyncio.CancelledError:
-        console.print("Stopped.")
+
+    async def run() -> None:
+        compose.make_data_directory(settings)
+        with alone(settings.data, "up", "Weft") as lock:
+            await _run(settings, workers, console, lock)
+
+    await until_signal(run(), console)
 
 
-async def _run(settings: Settings, console: Console) -> None:
+async def _run(settings: Settings, count: int, console: Console, lock: IO[str]) -> None:
     started = time.monotonic()
     _require_free_port(settings.host, settings.port)
-    settings = settings.model_copy(update=_free_addresses())
     logs = settings.data.absolute() / "logs"
-    services = Child("services", ["serve", *SERVICES], _environment(settings), logs / "services.log")
-    jobs = Child("jobs", ["jobs"], _environment(settings), logs / "jobs.log")
+    metrics = metrics_sockets(settings, count)
+
+    def make_services(slot: int) -> Worker:
+        name = f"services-{slot + 1}" if count > 1 else "services"
+        own = settings.model_copy(update=_free_addresses())
+        child = Child(
+            name, ["serve", *SERVICES], environment(own, metrics[slot]), logs / f"{name}.log", metrics[slot]
+        )
+        return Worker(child, own)
+
+    def make_jobs(_slot: int) -> Worker:
+        child = Child("jobs", ["jobs"], environment(settings), logs / "jobs.log", start_limit_s=_JOBS_LIMIT_S)
+        return Worker(child, settings)
+
+    async def announce(workers: Sequence[Settings]) -> None:
+        with plainly():
+            await envoy.update(compose.envoy_config(_together(workers)))
+
+    services = Workers(count, make_services, settings.drain_grace_s, announce)
+    jobs = Workers(1, make_jobs, 0)
+
+    async def restart(said: Callable[[str], None]) -> None:
+        await services.restart(said)
+        await jobs.restart(said)
+
+    async def stop() -> None:
+        console.print("Stopping …")
+        await asyncio.gather(services.stop(), jobs.stop())
+
+    def said(name: str) -> None:
+        console.print(f"  [green]✓[/] {name}")
+
     async with contextlib.AsyncExitStack() as stack:
         with plainly():
             # Envoy goes last: the services still say goodbye through it.
-            envoy = await stack.enter_async_context(envoy_process(settings))
-        stack.push_async_callback(_stop, services, jobs, settings.drain_grace_s, console)
-        try:
+            envoy = await stack.enter_async_context(compose.envoy_process(_together(services.settings)))
+        stack.push_async_callback(stop)
+        with plain_failures():
             async with asyncio.TaskGroup() as group:
-                group.create_task(_step(console, "services", services.start()))
-                group.create_task(_step(console, "jobs", jobs.start(_JOBS_LIMIT_S)))
-        except* ChildFailed as failures:
-            said = (str(error).removeprefix("✗ ") for error in failures.exceptions)
-            raise CannotStart("\n".join(said)) from None
+                group.create_task(services.start(said))
+                group.create_task(jobs.start(said))
         url = f"http://{f'[{settings.host}]' if ':' in settings.host else settings.host}:{settings.port}"
         console.print(f"\n  Weft is ready after {time.monotonic() - started:.1f} s: [bold]{url}[/]")
         console.print(f"  Ctrl-C stops it. Logs are in {logs}\n", highlight=False)
@@ -65,26 +91,7 @@ async def _run(settings: Settings, console: Console) -> None:
             group.create_task(services.keep())
             group.create_task(jobs.keep())
             group.create_task(envoy.keep())
-
-
-async def _stop(services: Child, jobs: Child, grace_s: float, console: Console) -> None:
-    console.print("Stopping …")
-    await asyncio.gather(services.stop(grace_s + 5), jobs.stop(5))
-
-
-async def _step(console: Console, name: str, work: Awaitable[None]) -> None:
-    await work
-    console.print(f"  [green]✓[/] {name}")
-
-
-def _environment(settings: Settings) -> dict[str, str]:
-    """What the children need beside the environment that they inherit."""
-    return {
-        "WEFT_DATA": str(settings.data.absolute()),
-        "WEFT_HOST": settings.host,
-        "WEFT_PORT": str(settings.port),
-        **{f"WEFT_{name.upper()}_ADDRESS": settings.address(name) for name in SERVICES},
-    }
+            group.create_task(serve_control(lock, restart))
 
 
 def _free_addresses() -> dict[str, str]:
@@ -94,6 +101,12 @@ def _free_addresses() -> dict[str, str]:
             each.bind(("127.0.0.1", 0))
         addresses = [f"127.0.0.1:{each.getsockname()[1]}" for each in (grpc, edge)]
     return {f"{name}_address": addresses[name == "edge"] for name in SERVICES}
+
+
+def _together(workers: Sequence[Settings]) -> Settings:
+    """Their settings as one: every service at the addresses of them all."""
+    addresses = {f"{name}_address": ",".join(each.address(name) for each in workers) for name in SERVICES}
+    return workers[0].model_copy(update=addresses)
 
 
 def _require_free_port(host: str, port: int) -> None:

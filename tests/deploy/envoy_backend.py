@@ -281,7 +281,7 @@ async def running_edge(directory: Path, **changes: Any) -> AsyncIterator[Edge]:
         config = EnvoyConfig(
             listen=Endpoint("127.0.0.1", 0),
             services=dict.fromkeys(SERVICES, (behind,)),
-            edge=web,
+            edge=(web,),
             jwks_file=directory / "secret.json",
             access_log=directory / "access.log",
             requests_per_minute=100_000,

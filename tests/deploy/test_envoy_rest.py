@@ -231,7 +231,7 @@ async def test_a_websocket_passes_to_the_edges_own_server(edge: Edge) -> None:
     async with websockets.serve(echo, "127.0.0.1", 0) as server:
         port = next(iter(server.sockets)).getsockname()[1]
         before = edge.config.edge
-        await edge.changed(edge=Endpoint("127.0.0.1", port))
+        await edge.changed(edge=(Endpoint("127.0.0.1", port),))
         try:
             async with websockets.connect(f"ws://{edge.address}/any", proxy=None) as socket:
                 await socket.send("你好")

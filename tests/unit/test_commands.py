@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from weftd.__main__ import main
-from weftd.compose import CannotStart, endpoint, open_records
+from weftd.addresses import endpoint
+from weftd.compose import CannotStart, open_records
 from weftd.envoy.config import Endpoint
 from weftd.rpc import telemetry
 from weftd.settings import Settings

@@ -36,7 +36,7 @@ def clusters(config: EnvoyConfig, services: list[Service]) -> list[dict[str, Any
     made = [_grpc(service, config.services[service.cluster]) for service in services]
     made.append(
         {
-            **_cluster(EDGE, (config.edge,)),
+            **_cluster(EDGE, config.edge),
             "health_checks": [{**_CHECK, "http_health_check": {"path": "/healthz"}}],
         }
     )

@@ -40,7 +40,7 @@ class EnvoyConfig:
     """Everything that the edge's configuration is made from.
 
     `services` maps the name of each proto file with a service in it (`chat`, `knowledge`, `retrieval`,
-    `models`) to the gRPC servers that serve it; several may share a server. `edge` is the HTTP server
+    `models`) to the gRPC servers that serve it; several may share a server. `edge` are the HTTP servers
     with the page and the development token.
 
     Tokens are signed with one of the keys of `jwks_file` (RFC 7517: `RSA` for RS256, `oct` for HS256). No
@@ -59,7 +59,7 @@ class EnvoyConfig:
 
     listen: Endpoint
     services: Mapping[str, tuple[Endpoint, ...]]
-    edge: Endpoint
+    edge: tuple[Endpoint, ...]
     jwks_file: Path
     access_log: Path
     issuer: str = "weft"

@@ -42,6 +42,7 @@ _OPTIONS: Final = [
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1_000),
+    ("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}'),
     # Proxies of the environment are for the internet, not for the mesh.
     ("grpc.enable_http_proxy", 0),
 ]
@@ -59,7 +60,10 @@ class Peers:
         self._names: dict[object, str] = {}
 
     def stub(self, kind: Callable[[grpc.aio.Channel], Stub], name: str, address: str) -> Stub:
-        """A stub for the service at "host:port"; `name` is what errors call it."""
+        """A stub for the service at `address`; `name` is what errors call it.
+
+        "host:port", or a target of gRPC with several: calls then go to each in turn.
+        """
         channel = self._channels.get(address)
         if channel is None:
             channel = self._channels[address] = grpc.aio.insecure_channel(address, options=_OPTIONS)

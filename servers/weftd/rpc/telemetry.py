@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+import socket
 import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterable, MutableMapping
 from socketserver import ThreadingMixIn
 from typing import Any, Final
-from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 from wsgiref.types import StartResponse, WSGIEnvironment
 
 import structlog
@@ -71,13 +72,11 @@ def describe(error: BaseException) -> dict[str, Any]:
     return described
 
 
-def serve_metrics(
-    host: str, port: int, problems: Callable[[], Iterable[str]]
-) -> tuple[int, Callable[[], None]]:
-    """Serves `/metrics` and `/ready` over HTTP from a thread; returns the port and how to stop.
+def serve_metrics(listening: socket.socket, problems: Callable[[], Iterable[str]]) -> Callable[[], None]:
+    """Serves `/metrics` and `/ready` over HTTP from a thread; returns how to stop, which closes the socket.
 
     `problems` says what keeps the process from being ready: `/ready` is 200 where it is empty, else
-    503 with a problem a line. Port 0 takes a free one. OSError where the port is taken.
+    503 with a problem a line.
     """
     metrics = make_wsgi_app()
 
@@ -96,7 +95,8 @@ def serve_metrics(
                 start_response("404 Not Found", [("Content-Type", "text/plain")])
                 return [b"There are /metrics and /ready.\n"]
 
-    server = make_server(host, port, app, _ThreadingServer, _SilentHandler)
+    server = _Server(listening)
+    server.set_app(app)
     thread = threading.Thread(target=server.serve_forever, name="metrics", daemon=True)
     thread.start()
 
@@ -105,11 +105,20 @@ def serve_metrics(
         server.server_close()
         thread.join()
 
-    return server.server_port, stop
+    return stop
 
 
-class _ThreadingServer(ThreadingMixIn, WSGIServer):
+class _Server(ThreadingMixIn, WSGIServer):
+    """On a socket that listens already: another process may have opened it."""
+
     daemon_threads = True
+
+    def __init__(self, listening: socket.socket) -> None:
+        super().__init__(listening.getsockname()[:2], _SilentHandler, bind_and_activate=False)
+        self.socket.close()
+        self.socket = listening
+        self.server_name, self.server_port = self.server_address = listening.getsockname()[:2]
+        self.setup_environ()
 
 
 class _SilentHandler(WSGIRequestHandler):
