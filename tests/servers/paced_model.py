@@ -25,9 +25,10 @@ MODELS = ("story", "slow", "sequel", "endless", "garbage", "cut", *_REFUSALS)
 
 @dataclass
 class Request:
-    """One request. `left_at` (of `time.monotonic`): when its client went away before the end."""
+    """One request, the names of its headers in small letters. `left_at` (of `time.monotonic`): when its client went away before the end."""
 
     body: dict[str, Any]
+    headers: dict[str, str]
     made: int = 0
     begun: threading.Event = field(default_factory=threading.Event)
     left: threading.Event = field(default_factory=threading.Event)
@@ -80,8 +81,10 @@ class PacedModel:
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.closing(writer), contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
             head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
-            length = int(head.split("content-length:")[1].split("\r\n")[0])
-            request = Request(json.loads(await reader.readexactly(length)))
+            lines = (line.partition(":") for line in head.split("\r\n")[1:] if line)
+            headers = {name: value.strip() for name, _, value in lines}
+            body = await reader.readexactly(int(headers["content-length"]))
+            request = Request(json.loads(body), headers)
             with self._came:
                 self._requests.append(request)
                 self._came.notify_all()

@@ -82,7 +82,7 @@ def part(name: str, request_id: str) -> Iterator[None]:
 
 
 def onward() -> dict[str, str]:
-    """Headers that carry request id and trace on to a server that is none of ours; outside of an RPC: none."""
+    """Headers that carry request id and trace on to a server that is not ours; outside of an RPC: none."""
     current = _current.get(None)
     if current is None:
         return {}
