@@ -4,22 +4,35 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import grpc
 import httpx
 import pytest
-from websockets.exceptions import WebSocketException
+from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
+from tests.deploy.envoy_backend import running_edge, token
 from tests.servers.chromium import Chromium, PageFailure, chromium
 from tests.servers.model_mesh import ModelMesh, killed
 from tests.servers.paced_model import STORY
-from tests.servers.transports import Asked, Stream, Transports, outcome, resumed, take, text_of, turn
+from tests.servers.transports import (
+    Asked,
+    Stream,
+    Transports,
+    outcome,
+    resumed,
+    take,
+    text_of,
+    transports,
+    turn,
+)
 from weft.v1.chat_pb2 import ChatEvent, ResumeChatRequest, StreamChatRequest
 
 # "web" is gRPC-Web by hand, "page" the page's own client in Chromium.
@@ -157,6 +170,64 @@ async def test_what_is_wrong_is_told_with_the_same_reason(
             told = {each: await outcome(getattr(client, each)(case.ask())) for each in TRANSPORTS}
         assert told == dict.fromkeys(TRANSPORTS, ([], case.reason))
         assert await owner.stored("mine") == before
+
+
+async def told(client: Transports, transport: str, asked: Asked) -> str:
+    """The reason of a refusal; empty where none was given."""
+    try:
+        events, reason = await outcome(getattr(client, transport)(asked))
+    except InvalidStatus as refused:  # the handshake of a socket
+        return next(
+            each["reason"] for each in json.loads(refused.response.body)["details"] if "reason" in each
+        )
+    except ConnectionClosed:
+        return ""
+    assert events == []
+    return reason
+
+
+async def test_too_many_requests_are_told_with_the_same_reason(tmp_path: Path) -> None:
+    """Envoy's own refusal. A socket's turns are not counted: only its messages reach the services."""
+    limited = [each for each in TRANSPORTS if each != "ws"]
+    async with running_edge(tmp_path, requests_per_minute=1) as edge:
+        with chromium(edge.url) as browser:
+            for transport in limited:
+                held = token(tenant=f"by-{transport}")
+                async with transports(edge.address, held) as client, browser.client(held) as client.tab:
+                    first = await getattr(client, transport)(turn("two"))
+                    assert (await take(first, 1))[0].type == "delta"
+                    assert await told(client, transport, turn("two")) == "OVERLOADED", transport
+                    await first.cut()
+
+
+# Limits that strike before there is a call read differently: the transport's own words, no reason of ours.
+# gRPC: the stream is reset. The page's client takes HTTP 431 for a lost connection, and a message that is too
+# long for whichever comes first: the reset, or gRPC's own RESOURCE_EXHAUSTED.
+LIMITS: dict[str, tuple[dict[str, str], str, dict[str, set[str]]]] = {
+    "headers over 60 KiB": (
+        {"X-Big": "x" * 62_000},
+        "?",
+        {"rest": {"INVALID_FIELD"}, "web": {"INVALID_FIELD"}, "ws": {"INVALID_FIELD"}, "page": {"LOST"}},
+    ),
+    "a message over 5 MiB": (
+        {},
+        "x" * 5_500_000,
+        {"rest": {"INVALID_FIELD"}, "page": {"LOST", "OVERLOADED"}},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LIMITS)
+async def test_limits_of_size_differ_by_transport(
+    model_mesh: ModelMesh, browser: Chromium, name: str
+) -> None:
+    headers, question, reasons = LIMITS[name]
+    tenant = f"t-{uuid.uuid4().hex[:8]}"
+    async with client_of(model_mesh, browser, tenant, headers=headers) as client:
+        for transport in TRANSPORTS:
+            assert await told(client, transport, turn(question)) in reasons.get(transport, {""}), transport
+    async with model_mesh.client(tenant) as client:
+        assert (await client.http.get("/api/v1/conversations")).json() == {}
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
