@@ -32,6 +32,7 @@ __all__ = [
     "database_plainly",
     "envoy_config",
     "envoy_process",
+    "jobs_metrics_socket",
     "language_models",
     "make_data_directory",
     "make_token",
@@ -257,18 +258,26 @@ def metrics_socket(settings: Settings, worker: int = 0) -> socket.socket | None:
 
     None: nowhere. CannotStart where that cannot be.
     """
-    if not settings.metrics_address:
-        return None
-    if METRICS_FD in os.environ:
+    if settings.metrics_address and METRICS_FD in os.environ:
         return socket.socket(fileno=int(os.environ[METRICS_FD]))
+    return _listening("WEFT_METRICS_ADDRESS", settings.metrics_address, worker)
+
+
+def jobs_metrics_socket(settings: Settings) -> socket.socket | None:
+    """The same for a job process: WEFT_JOBS_METRICS_ADDRESS."""
+    return _listening("WEFT_JOBS_METRICS_ADDRESS", settings.jobs_metrics_address)
+
+
+def _listening(name: str, address: str, further: int = 0) -> socket.socket | None:
+    if not address:
+        return None
     try:
-        first = endpoint(settings.metrics_address)
+        first = endpoint(address)
         family = socket.AF_INET6 if ":" in first.host else socket.AF_INET
-        return socket.create_server((first.host, first.port + worker), family=family)
+        return socket.create_server((first.host, first.port + further), family=family)
     except (ValueError, OSError, OverflowError) as error:
         raise CannotStart(
-            f"WEFT_METRICS_ADDRESS={settings.metrics_address} cannot be listened on ({error}). "
-            "Choose another host:port."
+            f"{name}={address} cannot be listened on ({error}). Choose another host:port."
         ) from error
 
 

@@ -22,12 +22,13 @@ from weftd.envoy.process import EnvoyProcess
 from weftd.errors import Unavailable
 from weftd.lifecycle import run_until_stopped
 from weftd.lock import alone
-from weftd.rooms import Rooms
-from weftd.rpc import telemetry
+from weftd.rooms import Rooms, passages_backends, records_backend, show_embedder, show_records
+from weftd.rpc import gauges, telemetry
 from weftd.rpc.channels import Peers
 from weftd.rpc.drain import Drain
 from weftd.rpc.health import Health
 from weftd.rpc.interceptor import CallInterceptor
+from weftd.rpc.loop_lag import watch_loop
 from weftd.rpc.server import bind, build_server
 from weftd.rpc.tracing import start_tracing
 from weftd.settings import ServiceName, Settings
@@ -72,6 +73,7 @@ async def serve(settings: Settings, names: Sequence[ServiceName]) -> None:
             if edge.done():
                 with compose.plainly():
                     edge.result()
+        stack.callback(watch_loop())
         metrics = compose.metrics_socket(settings)
         if metrics is not None:
             stack.callback(telemetry.serve_metrics(metrics, health.problems))
@@ -118,12 +120,14 @@ async def _serve_edge(settings: Settings, drain: Drain, on_ready: Callable[[int]
     peers = Peers()
     with compose.plainly():
         chat = peers.stub(ChatServiceStub, "chat", grpc_target(settings.chat_address))
+    sockets = ChatSockets(chat, drain, settings.allowed_origins)
+    gauges.show_used("sockets", lambda: sockets.open)
     app = build_app(
         _PAGE,
         dev_token if settings.gives_dev_token else None,
         settings.allowed_hosts,
         settings.allowed_origins,
-        ChatSockets(chat, drain, settings.allowed_origins),
+        sockets,
     )
     try:
         listen = endpoint(settings.edge_address)
@@ -150,17 +154,41 @@ async def run_jobs(settings: Settings) -> None:
             records = await stack.enter_async_context(compose.open_records(settings))
             passages = await stack.enter_async_context(compose.open_passages(settings))
             embedder = await stack.enter_async_context(compose.open_embedder(settings))
+            show_records(records)
+            show_embedder(embedder)
             blobs = compose.open_blobs(settings)
             writer = PassageWriter(tuple(passages.stores.values()))
             worker = JobWorker(records, alone=is_alone)
             index = IndexSteps(records, blobs, writer, embedder, Limits(), worker)
             jobs = Jobs(records, index, PurgeSteps(records, blobs, writer), worker, settings.jobs)
+            ready = await _serve_jobs_metrics(
+                settings, stack, Health([], [records_backend(records), *passages_backends(passages)])
+            )
             with compose.database_plainly("jobs"):
-                await _until_signal(jobs.run(announce_ready))
+                await _until_signal(jobs.run(ready))
     except StartAnew as reason:
         log.warning("jobs_start_anew", reason=str(reason))
         # The same process from its beginning: what its threads hang in does not outlive this.
-        os.execv(sys.executable, sys.orig_argv)  # noqa: S606
+        os.execv(sys.executable, sys.orig_argv)
+
+
+async def _serve_jobs_metrics(
+    settings: Settings, stack: AsyncExitStack, health: Health
+) -> Callable[[], None]:
+    """`/metrics` and `/ready` of the job process; returns what to call once it takes up jobs."""
+    problems = ["starting: no jobs are taken up yet"]
+
+    def ready() -> None:
+        problems.clear()
+        announce_ready()
+
+    stack.callback(watch_loop())
+    watching = asyncio.create_task(health.watch())
+    stack.push_async_callback(_cancel, watching)
+    metrics = compose.jobs_metrics_socket(settings)
+    if metrics is not None:
+        stack.callback(telemetry.serve_metrics(metrics, lambda: [*problems, *health.problems()]))
+    return ready
 
 
 async def run_envoy(settings: Settings) -> None:

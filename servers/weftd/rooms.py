@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from weft.v1 import chat_pb2_grpc, knowledge_pb2_grpc, models_pb2_grpc, retrieval_pb2_grpc
 from weftd import compose
 from weftd.addresses import grpc_target
+from weftd.rpc import gauges
 from weftd.rpc.channels import Peers
 from weftd.rpc.drain import Drain
 from weftd.rpc.health import Dependency
 from weftd.rpc.server import Service
 from weftd.settings import ServiceName, Settings
 
-__all__ = ["Rooms"]
+if TYPE_CHECKING:
+    from weftd.inference.onnx_embedder import OnnxEmbedder
+    from weftd.stores.records.engine import Records
+
+__all__ = ["Rooms", "passages_backends", "records_backend", "show_embedder", "show_records"]
 
 T = TypeVar("T")
 
@@ -65,6 +70,7 @@ class Rooms:
                 resume_grace_s=self._settings.resume_grace_s,
             )
         )
+        gauges.show_used("turns", lambda: turns.running)
         return _service("Chat", ChatService(turns, records), chat_pb2_grpc.add_ChatServiceServicer_to_server)
 
     async def _retrieval(self) -> Service:
@@ -86,6 +92,7 @@ class Rooms:
             )
 
         searcher = Searcher(passages.dense, passages.lexical, await self._embedder())
+        gauges.show_used("searches", lambda: searcher.running)
         return _service(
             "Retrieval",
             RetrievalService(searcher, resolve, live_documents, self._drain),
@@ -122,24 +129,50 @@ class Rooms:
     async def _records(self) -> Any:
         if "records" not in self._opened:
             records = await self._once("records", compose.open_records(self._settings))
-            self.dependencies.append(Dependency("records", records.address, records.ping, replaceable=True))
+            show_records(records)
+            self.dependencies.append(records_backend(records))
         return self._opened["records"]
 
     async def _passages(self) -> Any:
         if "passages" not in self._opened:
             passages = await self._once("passages", compose.open_passages(self._settings))
-            for name, (address, store) in zip(("passages", "words"), passages.stores.items(), strict=False):
-                self.dependencies.append(Dependency(name, address, store.ping, replaceable=True))
+            self.dependencies += passages_backends(passages)
         return self._opened["passages"]
 
     async def _embedder(self) -> Any:
-        return await self._once("embedder", compose.open_embedder(self._settings))
+        embedder = await self._once("embedder", compose.open_embedder(self._settings))
+        show_embedder(embedder)
+        return embedder
 
     async def _once(self, name: str, opening: AbstractAsyncContextManager[T]) -> T:
         if name not in self._opened:
             self._opened[name] = await self._stack.enter_async_context(opening)
         opened: T = self._opened[name]
         return opened
+
+
+def records_backend(records: Records) -> Dependency:
+    """The records, for readiness."""
+    return Dependency("records", records.address, records.ping, replaceable=True)
+
+
+def passages_backends(passages: compose.Passages) -> list[Dependency]:
+    """The stores of the passages, likewise."""
+    return [
+        Dependency(name, address, store.ping, replaceable=True)
+        for name, (address, store) in zip(("passages", "words"), passages.stores.items(), strict=False)
+    ]
+
+
+def show_records(records: Records) -> None:
+    """What waits for the database, in this process's metrics."""
+    gauges.show_waiting("records_writes", lambda: records.writes_waiting)
+    gauges.show_waiting("records_reads", lambda: records.reads_waiting)
+
+
+def show_embedder(embedder: OnnxEmbedder) -> None:
+    """What waits for the embedding model, likewise."""
+    gauges.show_waiting("embeddings", lambda: embedder.waiting)
 
 
 def _service(name: str, servicer: Any, add: Any) -> Service:

@@ -75,6 +75,7 @@ class Settings(BaseSettings):
     models_address: str = _GRPC_ADDRESS
     edge_address: str = "127.0.0.1:50080"
     metrics_address: str = Field(default="", description="host:port of /metrics. Empty: none.")
+    jobs_metrics_address: str = Field(default="", description="Likewise of the job process. Empty: none.")
     envoy_metrics_address: str = Field(default="", description="host:port of Envoy's own. Empty: none.")
     otlp_endpoint: str = Field(default="", description="Traces go to http://host:4317. Empty: none.")
 

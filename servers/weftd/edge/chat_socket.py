@@ -71,6 +71,11 @@ class ChatSockets:
         self._places = asyncio.Semaphore(_MOST_OPEN)
         self._unknown = asyncio.Semaphore(_MOST_UNKNOWN)
 
+    @property
+    def open(self) -> int:
+        """Sockets that are open now; for any thread."""
+        return _MOST_OPEN - self._places._value
+
     async def serve(self, socket: WebSocket) -> None:
         """One socket, from its handshake to its end."""
         refusal = self._refusal(socket)

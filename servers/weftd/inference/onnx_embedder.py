@@ -67,6 +67,11 @@ class OnnxEmbedder:
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="embed")
         self.dim = int(self._run([[0]], [[1]]).shape[1])
 
+    @property
+    def waiting(self) -> int:
+        """Batches that wait for one of the threads; for any thread."""
+        return self._executor._work_queue.qsize()
+
     def supports(self, text: str) -> bool:
         return self._files.east_asian or not is_east_asian(text)
 

@@ -45,7 +45,13 @@ class Searcher:
         self._dense = dense
         self._lexical = lexical
         self._embedder = embedder
+        self._concurrent = concurrent
         self._running = asyncio.Semaphore(concurrent)
+
+    @property
+    def running(self) -> int:
+        """Searches that run now; for any thread."""
+        return self._concurrent - self._running._value
 
     @property
     def model_id(self) -> str:

@@ -10,11 +10,14 @@ from typing import Any, Final
 import grpc
 import structlog
 from grpc_health.v1 import health_pb2
+from prometheus_client import Gauge
 
 from weftd.rpc import telemetry
 
 _PERIOD_S: Final = 1.0
 _PING_TIMEOUT_S: Final = 3.0
+
+_UP: Final = Gauge("weft_backend_up", "1 where a backend answers, else 0.", ["backend"])
 
 log = structlog.get_logger()
 
@@ -81,6 +84,7 @@ class Health:
                 say("backend answers" if answer else "backend does not answer",
                     backend=dependency.name, address=dependency.address)  # fmt: skip
             self._answers[dependency.name] = answer
+            _UP.labels(dependency.name).set(answer)
         if changed:
             await self._notify()
 

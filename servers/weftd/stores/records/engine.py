@@ -75,6 +75,16 @@ class Records:
         """Where the database is, without user or password."""
         return self.url.database or "" if self._sqlite else f"{self.url.host}:{self.url.port or 5432}"
 
+    @property
+    def writes_waiting(self) -> int:
+        """Writes that wait for the writer, those of its running group not counted; for any thread."""
+        return self._queue.qsize()
+
+    @property
+    def reads_waiting(self) -> int:
+        """Reads that wait for a reader; for any thread."""
+        return self._readers._work_queue.qsize()
+
     async def write(self, operation: Operation[T], *, durable: bool = False) -> T:
         """Runs `operation` in a transaction and returns its result once that is committed.
 
