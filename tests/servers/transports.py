@@ -150,7 +150,8 @@ class _Socket:
 
     async def read(self) -> ChatEvent | None:
         try:
-            fields = json.loads(await self.connection.recv())
+            while (fields := json.loads(await self.connection.recv()))["type"] == "go_away":
+                pass  # what runs is still answered
         except ConnectionClosed:
             return None
         self.turn = {name: fields.pop(name, "") for name in ("conversation_id", "request_id")}
@@ -169,6 +170,8 @@ class _Rpc:
     async def read(self) -> ChatEvent | None:
         try:
             message = await self.call.read()
+            while isinstance(message, ConverseResponse) and message.HasField("go_away"):
+                message = await self.call.read()  # what runs is still answered
         except grpc.aio.AioRpcError as error:
             raise self._outcome.error(error) from None
         if message is grpc.aio.EOF:
