@@ -95,14 +95,14 @@ async def test_a_killed_job_goes_on_where_it_was(tmp_path: Path) -> None:
         for kill in range(KILLS + 1):
             (tmp_path / "steps.log").unlink()
             already_done = finished_steps(tmp_path / "jobs.db")
-            with job_process(tmp_path) as kill_process:
+            with job_process(tmp_path) as process:
                 over = asyncio.create_task(finished(knowledge, "killed"))
                 # Somewhere within one of the first steps; the last process may finish.
                 target = randomly.randint(1, max(1, 2 * steps // KILLS)) if kill < KILLS else 10_000
                 while len(begun_steps(tmp_path)) < target and not over.done():
                     await asyncio.sleep(0.005)
                 await asyncio.sleep(randomly.random() * 0.1)
-                kill_process()
+                process.kill()
                 over.cancel()
             assert already_done.isdisjoint(begun_steps(tmp_path)), "a finished step ran again"
         status = await finished(knowledge, "killed")

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from tests.servers.knowledge import Knowledge, WordEmbedder, opened
+from tests.servers.knowledge import Knowledge, opened
 from weft.v1 import knowledge_pb2 as pb
-from weftd.knowledge.index_steps import IndexSteps, batches
-from weftd.knowledge.parsing.section import Limits
-from weftd.knowledge.passage_writer import PassageWriter
+from weftd.knowledge.index_steps import batches
+from weftd.knowledge.job_worker import JobWorker
 from weftd.stores.passages.port import Scope
 
 LONG = "".join(f"The thread number {n} goes over the warp. " for n in range(3_000))
@@ -27,8 +26,9 @@ async def index(knowledge: Knowledge, dataset_id: str, *, times: int) -> list[tu
     options = pb.IndexOptions(chunk_size=64)
     request = pb.BuildIndexRequest(dataset_id=dataset_id, options=options)
     job_id = (await knowledge.catalogue.build_index("acme", request)).job_id
-    writer = PassageWriter([knowledge.passages])
-    steps = IndexSteps(knowledge.records, knowledge.blobs, writer, WordEmbedder(), Limits())
+    worker = JobWorker(knowledge.records)
+    await worker.begin()
+    steps = knowledge.steps(worker)
     while groups := await steps.plan(job_id):
         for group in groups:
             for _ in range(times):

@@ -16,6 +16,7 @@ import zlib
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from weftd.keys import ensure_keys
 from weftd.knowledge.catalogue import Catalogue
 from weftd.knowledge.index_steps import IndexSteps
 from weftd.knowledge.intake import UploadLimits
+from weftd.knowledge.job_worker import JobWorker, StartAnew
 from weftd.knowledge.jobs import Jobs
 from weftd.knowledge.parsing.section import Limits
 from weftd.knowledge.passage_writer import PassageWriter
@@ -83,14 +85,20 @@ class Knowledge:
     uploads: Uploads
 
     def jobs(self, embedder: WordEmbedder | None = None) -> Jobs:
-        writer = PassageWriter([self.passages])
-        limits = Limits()
+        url = self.records.url.render_as_string(hide_password=False)
+        is_sqlite = url.startswith("sqlite")
+        worker = JobWorker(self.records, alone=is_sqlite)
         return Jobs(
             self.records,
-            IndexSteps(self.records, self.blobs, writer, embedder or WordEmbedder(), limits),
-            PurgeSteps(self.records, self.blobs, writer),
-            f"sqlite:///{self.directory / 'jobs.db'}",
+            self.steps(worker, embedder),
+            PurgeSteps(self.records, self.blobs, PassageWriter([self.passages])),
+            worker,
+            f"sqlite:///{self.directory / 'jobs.db'}" if is_sqlite else url,
         )
+
+    def steps(self, worker: JobWorker, embedder: WordEmbedder | None = None) -> IndexSteps:
+        writer = PassageWriter([self.passages])
+        return IndexSteps(self.records, self.blobs, writer, embedder or WordEmbedder(), Limits(), worker)
 
 
 @asynccontextmanager
@@ -173,25 +181,35 @@ def serving_process(directory: Path) -> Iterator[tuple[int, str]]:
         yield process.pid, address
 
 
+@dataclass
+class JobProcess:
+    """A job process that is ready; killed with -9 at the end of its context."""
+
+    pid: int
+    kill: Callable[[], None]
+
+
 @contextmanager
-def job_process(directory: Path) -> Iterator[Callable[[], None]]:
-    """The job process, ready; gives what kills it with -9, as the end of the context does."""
-    with _program(_jobs, directory) as (process, _):
+def job_process(directory: Path, records_url: str = "", says: str = "steps") -> Iterator[JobProcess]:
+    """On SQLite, or on `records_url`. The steps that it begins are written to `says`.log."""
+    with _program(partial(_jobs, records_url=records_url), directory, says) as (process, _):
 
         def kill() -> None:
             process.kill()
             process.join()
 
-        yield kill
+        yield JobProcess(process.pid, kill)
 
 
 @contextmanager
 def _program(
-    main: Callable[[Path, Callable[[str], None]], Coroutine[Any, Any, None]], directory: Path
+    main: Callable[[Path, Callable[[str], None]], Coroutine[Any, Any, None]],
+    directory: Path,
+    log: str = "steps",
 ) -> Iterator[tuple[Any, str]]:
     """`main` in a process of its own, and the first word that it says."""
     ours, theirs = _FORKS.Pipe(duplex=False)
-    process = _FORKS.Process(target=_run, args=(main, directory, theirs))
+    process = _FORKS.Process(target=_run, args=(main, directory, theirs, log))
     process.start()
     theirs.close()
     try:
@@ -203,9 +221,12 @@ def _program(
 
 
 def _run(
-    main: Callable[[Path, Callable[[str], None]], Coroutine[Any, Any, None]], directory: Path, says: Any
+    main: Callable[[Path, Callable[[str], None]], Coroutine[Any, Any, None]],
+    directory: Path,
+    says: Any,
+    log: str,
 ) -> None:
-    _log_steps(directory / "steps.log")
+    _log_steps(directory / f"{log}.log")
     asyncio.run(main(directory, says.send))
 
 
@@ -224,9 +245,13 @@ def _log_steps(path: Path) -> None:
     )
 
 
-async def _jobs(directory: Path, say: Callable[[str], None]) -> None:
-    async with opened(directory) as knowledge:
-        await knowledge.jobs().run(lambda: say("ready"))
+async def _jobs(directory: Path, say: Callable[[str], None], records_url: str) -> None:
+    try:
+        async with opened(directory, records_url=records_url) as knowledge:
+            await knowledge.jobs().run(lambda: say("ready"))
+    except StartAnew as reason:
+        (directory / "anew.log").write_text(str(reason))
+        os._exit(3)
 
 
 async def _serve(directory: Path, say: Callable[[str], None]) -> None:

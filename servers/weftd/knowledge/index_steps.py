@@ -1,5 +1,8 @@
 """The steps of an index job. Each may be run again, from its beginning, and then does the same.
 
+A worker that was taken for dead may still be in the middle of a step. So it looks whether it still holds its
+jobs before it writes passages, to write nothing, and after, to have them written again.
+
 Texts never travel from step to step, because a workflow keeps what its steps return: parsing writes the
 passages of a document beside its bytes in the blob store, and storing reads them there.
 """
@@ -9,19 +12,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+import sqlalchemy as sa
 import structlog
 
 from weftd.errors import FailedPrecondition, reason_name
 from weftd.inference.port import Embedder
 from weftd.knowledge.chunking import Chunker
+from weftd.knowledge.job_worker import GivenUp, JobWorker
 from weftd.knowledge.parsing.runner import parse_document
 from weftd.knowledge.parsing.section import BROKEN, Limits, Section
 from weftd.knowledge.passage_writer import PassageWriter
@@ -42,6 +48,8 @@ _GROUP_BYTES = 8 << 20
 _PARSERS = 2
 # Counts up when parsing or chunking change what comes out: every document is then indexed anew.
 _FORMAT = 1
+
+T = TypeVar("T")
 
 log = structlog.get_logger()
 
@@ -81,12 +89,14 @@ class IndexSteps:
         passages: PassageWriter,
         embedder: Embedder,
         limits: Limits,
+        worker: JobWorker,
     ) -> None:
         self._records = records
         self._blobs = blobs
         self._passages = passages
         self._embedder = embedder
         self._limits = limits
+        self._worker = worker
 
     async def plan(self, job_id: str) -> list[list[str]]:
         """Ids of the documents that are left to index, in groups to parse. None left: the job is done."""
@@ -146,7 +156,7 @@ class IndexSteps:
             if kept:
                 some = [passages[number] for number in kept]
                 await self._passages.put(job.tenant, self._embedder.model_id, some, vectors[kept])
-            gone = await self._records.write(lambda connection: _stored(connection, job.tenant, slices))
+            gone = await self._note(job, list(rows), partial(_stored, tenant=job.tenant, slices=slices))
             # Deleted by another process while this one wrote.
             await self._passages.delete(job.tenant, job.dataset_id, gone)
         for each in slices:
@@ -159,9 +169,16 @@ class IndexSteps:
             await self._passages.compact(tenant)
 
     async def fail(self, job_id: str, reason: str, message: str) -> None:
-        await self._records.write(
-            lambda connection: index_jobs.fail(connection, job_id, reason, message), durable=True
-        )
+        """The job as a whole cannot go on."""
+
+        def operation(connection: sa.Connection) -> bool:
+            holds = self._worker.holds(connection)
+            if holds:
+                index_jobs.fail(connection, job_id, reason, message)
+            return holds
+
+        if not await self._records.write(operation, durable=True):
+            raise GivenUp
 
     async def tenant(self, job_id: str) -> str:
         """Whose job it is; empty where the job has ended."""
@@ -172,9 +189,36 @@ class IndexSteps:
         return await self._records.read(lambda connection: index_jobs.start(connection, job_id))
 
     async def _live(self, job: IndexJob, document_ids: Sequence[str]) -> dict[str, Any]:
-        return await self._records.read(
-            lambda connection: documents.live(connection, job.tenant, document_ids)
-        )
+        """The documents that were not deleted, for a worker that still holds its jobs."""
+
+        def operation(connection: sa.Connection) -> dict[str, Any] | None:
+            return (
+                documents.live(connection, job.tenant, document_ids)
+                if self._worker.holds(connection)
+                else None
+            )
+
+        live = await self._records.read(operation)
+        if live is None:
+            raise GivenUp
+        return live
+
+    async def _note(
+        self, job: IndexJob, document_ids: Sequence[str], result: Callable[[sa.Connection], T]
+    ) -> T:
+        """Records what was done to these documents, where this worker still holds its jobs."""
+
+        def operation(connection: sa.Connection) -> tuple[T] | None:
+            if self._worker.holds(connection):
+                return (result(connection),)
+            index_jobs.again(connection, job.tenant, document_ids)
+            return None
+
+        noted = await self._records.write(operation)
+        if noted is None:
+            log.warning("written_after_given_up", job_id=job.job_id, documents=len(document_ids))
+            raise GivenUp
+        return noted[0]
 
     def _fingerprint(self, job: IndexJob) -> str:
         return f"{self._embedder.model_id}/{job.chunk_size}/{job.overlap}/{_FORMAT}"
@@ -192,20 +236,28 @@ class IndexSteps:
             log.error("blob_missing", document_id=row.document_id)
             reason, message = "DOCUMENT_BROKEN", BROKEN
         else:
-            still_there = await self._records.write(
-                lambda connection: documents.parsed(
-                    connection, job.tenant, row.document_id, fingerprint, count
-                )
+            parsed = partial(
+                documents.parsed,
+                tenant=job.tenant,
+                document_id=row.document_id,
+                fingerprint=fingerprint,
+                passages=count,
             )
+            still_there = await self._note(job, [row.document_id], parsed)
             if not still_there:
                 await self._drop_spool(job, row.blob)
             return count if still_there else 0
+        await self._live(job, [row.document_id])
         await self._passages.delete(job.tenant, job.dataset_id, [row.document_id])
-        await self._records.write(
-            lambda connection: documents.refused(
-                connection, job.tenant, row.document_id, fingerprint, reason, message
-            )
+        refused = partial(
+            documents.refused,
+            tenant=job.tenant,
+            document_id=row.document_id,
+            fingerprint=fingerprint,
+            reason=reason,
+            message=message,
         )
+        await self._note(job, [row.document_id], refused)
         log.info("document_refused", document_id=row.document_id, reason=reason)
         return 0
 

@@ -1,7 +1,8 @@
 """The job process: takes committed work from the records into durable workflows and runs them.
 
 Index jobs and purges are DBOS workflows: a step that finished is not run again, whatever is killed when.
-Workflows run on threads of DBOS; their steps run on the one event loop of the process.
+Workflows run on threads of DBOS; their steps run on the one event loop of the process. Several job processes
+may share the work: one that dies has its workflows taken over by the others.
 """
 
 from __future__ import annotations
@@ -9,15 +10,17 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import time
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
 import structlog
 from dbos import DBOS, DBOSConfig, SetWorkflowID, StepOptions
+from sqlalchemy.exc import DBAPIError
 
 from weftd.errors import ResourceExhausted, Unavailable, WeftError, reason_name
 from weftd.knowledge.index_steps import IndexSteps, batches
+from weftd.knowledge.job_worker import GivenUp, JobWorker, StartAnew
 from weftd.knowledge.purge_steps import PurgeSteps
 from weftd.stores.records import index_jobs, knowledge_requests
 from weftd.stores.records.engine import Records
@@ -42,7 +45,7 @@ class _Stopping(BaseException):
 
 
 class Jobs:
-    """Runs index jobs and purges. One process at a time may have an `executor_id`.
+    """Runs index jobs and purges as `worker`, which has not begun yet.
 
     `database_url`: SQLAlchemy URL of DBOS's own tables (a SQLite file, or the PostgreSQL of the records).
     """
@@ -52,36 +55,61 @@ class Jobs:
         records: Records,
         index: IndexSteps,
         purge: PurgeSteps,
+        worker: JobWorker,
         database_url: str,
-        *,
-        executor_id: str = "jobs",
     ) -> None:
         self._records = records
         self._index = index
         self._purge = purge
         self._database_url = sa.make_url(database_url)
-        self._executor_id = executor_id
+        self._worker = worker
         self._calls: set[concurrent.futures.Future[Any]] = set()
         self._stopping = False
         self._taken: set[str] = set()
 
     async def run(self, ready: Callable[[], None]) -> None:
-        """Runs until cancelled; calls `ready` once work is taken up. Unfinished work waits for the next."""
+        """Runs until cancelled; calls `ready` once work is taken up. Unfinished work waits for the next.
+
+        StartAnew: the process has to be replaced at once, for threads of the job runner may hang in it.
+        """
         self._loop = asyncio.get_running_loop()
+        await self._worker.begin()
+        beating = asyncio.create_task(self._worker.keep_beating())
+        working = asyncio.create_task(self._work(ready))
         try:
-            await asyncio.to_thread(self._launch)
-            ready()
-            while True:
-                await self._review()
-                until = time.monotonic() + _REVIEW_S
-                while time.monotonic() < until:
-                    await self._take_up()
-                    await asyncio.sleep(_POLL_S)
+            await asyncio.wait([beating, working], return_when=asyncio.FIRST_COMPLETED)
+            for each in (beating, working):
+                if each.done():
+                    each.result()
         finally:
             self._stopping = True
             for call in list(self._calls):
                 call.cancel()
-            await asyncio.to_thread(DBOS.destroy, destroy_registry=True)
+            beating.cancel()
+            working.cancel()
+            await asyncio.gather(beating, working, return_exceptions=True)
+            if beating.cancelled() or not isinstance(beating.exception(), StartAnew):
+                await asyncio.to_thread(DBOS.destroy, destroy_registry=True)
+            await self._worker.retire()
+
+    async def _work(self, ready: Callable[[], None]) -> None:
+        await asyncio.to_thread(self._launch)
+        ready()
+        while True:
+            await self._patiently(self._review)
+            until = time.monotonic() + _REVIEW_S
+            while time.monotonic() < until:
+                await self._patiently(self._take_up)
+                await self._patiently(self._take_over)
+                await asyncio.sleep(_POLL_S)
+
+    async def _patiently(self, work: Callable[[], Awaitable[None]]) -> None:
+        """What a store that does not answer keeps from being done is done later."""
+        try:
+            await work()
+        except (Unavailable, DBAPIError) as error:
+            log.warning("jobs_wait", error=type(error).__name__)
+            await asyncio.sleep(1)
 
     def _launch(self) -> None:
         url = self._database_url
@@ -91,7 +119,7 @@ class Jobs:
             name="weft",
             system_database_url=url.render_as_string(hide_password=False),
             application_version=_APPLICATION_VERSION,
-            executor_id=self._executor_id,
+            executor_id=self._worker.id,
             log_level="WARNING",
         )
         DBOS(config=config)
@@ -161,25 +189,28 @@ class Jobs:
         self._calls.add(call)
         try:
             return call.result()
-        except concurrent.futures.CancelledError:
+        except (concurrent.futures.CancelledError, GivenUp):
             raise _Stopping from None
         finally:
             self._calls.discard(call)
 
     async def _take_up(self) -> None:
         """Hands committed work over to DBOS, and removes what DBOS kept of work that has ended."""
-        try:
-            jobs, purges = await self._records.read(index_jobs.open_work)
-            new = [("index", each) for each in jobs if each not in self._taken]
-            new += [("purge", each) for each in purges if each not in self._taken]
-            ended = self._taken.difference(jobs, purges)
-            if new or ended:
-                await asyncio.to_thread(self._hand_over, new)
-                self._taken.update(each for _, each in new)
-                self._taken -= await asyncio.to_thread(self._forget, ended)
-        except Unavailable as error:
-            log.warning("records_unavailable", message=error.message)
-            await asyncio.sleep(1)
+        jobs, purges = await self._records.read(index_jobs.open_work)
+        new = [("index", each) for each in jobs if each not in self._taken]
+        new += [("purge", each) for each in purges if each not in self._taken]
+        ended = self._taken.difference(jobs, purges)
+        if new or ended:
+            await asyncio.to_thread(self._hand_over, new)
+            self._taken.update(each for _, each in new)
+            self._taken -= await asyncio.to_thread(self._forget, ended)
+
+    async def _take_over(self) -> None:
+        """Puts the workflows of dead workers back into their queues, for whoever has room."""
+        running = await asyncio.to_thread(_running_by_worker)
+        for worker in await self._worker.gone(running.keys() - {self._worker.id}):
+            log.info("jobs_taken_over", worker=worker, job_ids=running[worker])
+            await asyncio.to_thread(_put_back, worker)
 
     def _hand_over(self, work: Iterable[tuple[str, str]]) -> None:
         for kind, work_id in work:
@@ -205,19 +236,26 @@ class Jobs:
         self._taken.clear()
         await self._take_up()
         before_ms = time.time_ns() // 1_000_000 - _REQUESTS_KEPT_MS
-        try:
-            await self._records.write(
-                lambda connection: knowledge_requests.forget_before(connection, before_ms)
-            )
-            await asyncio.to_thread(self._forget_strays)
-        except Unavailable as error:
-            log.warning("records_unavailable", message=error.message)
+        await self._records.write(lambda connection: knowledge_requests.forget_before(connection, before_ms))
+        await asyncio.to_thread(self._forget_strays)
 
     def _forget_strays(self) -> None:
         ended = DBOS.list_workflows(status=list(_ENDED), load_input=False, load_output=False)
         strays = [each.workflow_id for each in ended if each.workflow_id not in self._taken]
         if strays:
             DBOS.delete_workflows(strays)
+
+
+def _running_by_worker() -> dict[str, list[str]]:
+    running: dict[str, list[str]] = {}
+    for each in DBOS.list_workflows(status="PENDING", load_input=False, load_output=False):
+        running.setdefault(each.executor_id or "", []).append(each.workflow_id)
+    return running
+
+
+def _put_back(worker: str) -> None:
+    # DBOS offers this to its own recovery service only. What another worker has claimed since stays there.
+    DBOS._recover_pending_workflows([worker])
 
 
 def _passes(error: BaseException) -> bool:

@@ -35,6 +35,9 @@ class PurgeSteps:
         async with self._passages.alone():
             ids = [document_id for document_id, _ in purge.documents]
             await self._passages.delete(purge.tenant, purge.dataset_id, ids)
+            if await self._purge(purge_id) is None:
+                # Another worker took this one for dead and finished; the ids may be of new documents by now.
+                await self._records.write(lambda connection: index_jobs.again(connection, purge.tenant, ids))
             await self._passages.compact(purge.tenant, erase=True)
 
     async def references(self, purge_id: str) -> None:

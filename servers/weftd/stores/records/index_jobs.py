@@ -7,6 +7,7 @@ here into its durable workflows. So none is lost and none is made up, whatever d
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -19,6 +20,7 @@ from weftd.stores.records.dataset_tables import datasets, documents, index_jobs,
 __all__ = [
     "IndexJob",
     "Purge",
+    "again",
     "begin",
     "empty_log",
     "fail",
@@ -148,6 +150,16 @@ def fail(connection: sa.Connection, job_id: str, reason: str, message: str) -> N
     is_open = _j.state.in_(("pending", "running"))
     failed = {"state": "failed", "reason": reason, "message": message}
     connection.execute(sa.update(index_jobs).where(_j.job_id == job_id, is_open).values(**failed))
+
+
+def again(connection: sa.Connection, tenant: str, document_ids: Sequence[str]) -> None:
+    """Has these documents, as far as they were not deleted, parsed and indexed again by their last job."""
+    live = sa.and_(_d.tenant == tenant, _d.document_id.in_(document_ids), _d.purge_id.is_(None))
+    reset = {"status": "stored", "fingerprint": "", "passages": 0, "chunks": 0, "reason": "", "message": ""}
+    connection.execute(sa.update(documents).where(live).values(**reset))
+    theirs = sa.select(_d.dataset_id).where(live)
+    finished = (_j.tenant == tenant, _j.dataset_id.in_(theirs), _j.state == "done")
+    connection.execute(sa.update(index_jobs).where(*finished).values(state="pending"))
 
 
 def purge(connection: sa.Connection, purge_id: str) -> Purge | None:

@@ -1,4 +1,4 @@
-"""Heartbeats of the processes that run turns. Times are by the clock of the database, not of the worker."""
+"""Heartbeats of the processes that run turns or jobs. Times are by the clock of the database."""
 
 from __future__ import annotations
 
@@ -8,7 +8,17 @@ import sqlalchemy as sa
 
 from weftd.stores.records.conversation_tables import chat_workers, turns
 
-__all__ = ["beat", "clock_ms", "forget_workers", "is_alive", "retire", "running_of"]
+__all__ = [
+    "beat",
+    "beat_again",
+    "clock_ms",
+    "forget_workers",
+    "give_up",
+    "holds",
+    "is_alive",
+    "retire",
+    "running_of",
+]
 
 
 def clock_ms(connection: sa.Connection) -> int:
@@ -27,6 +37,32 @@ def beat(connection: sa.Connection, worker: str) -> None:
     )
     if updated.rowcount == 0:
         connection.execute(sa.insert(chat_workers).values(worker_id=worker, beat_at_ms=now))
+
+
+def beat_again(connection: sa.Connection, worker: str) -> bool:
+    """The next beat of a worker that beat before. False where it was given up meanwhile."""
+    return (
+        connection.execute(
+            sa.update(chat_workers)
+            .where(chat_workers.c.worker_id == worker)
+            .values(beat_at_ms=clock_ms(connection))
+        ).rowcount
+        == 1
+    )
+
+
+def give_up(connection: sa.Connection, worker: str, stale_ms: int) -> bool:
+    """Whether `worker` is gone: never heard of, or not for `stale_ms`. From then on it `holds` nothing."""
+    if is_alive(connection, worker, stale_ms):
+        return False
+    connection.execute(sa.delete(chat_workers).where(chat_workers.c.worker_id == worker))
+    return True
+
+
+def holds(connection: sa.Connection, worker: str) -> bool:
+    """Whether `worker` was not given up; nobody gives it up before this transaction ends."""
+    row = sa.select(chat_workers.c.worker_id).where(chat_workers.c.worker_id == worker)
+    return connection.execute(row.with_for_update(read=True, key_share=True)).first() is not None
 
 
 def is_alive(connection: sa.Connection, worker: str, stale_ms: int) -> bool:
