@@ -30,6 +30,11 @@ _ROUTER = {
 }
 
 
+# Headers of which gRPC's server reads the value before any service does, and which no service of ours wants.
+# A malformed value makes it refuse that header, whoever sends it, on a connection that all clients share.
+_PARSED_BY_GRPC = ".*-bin|grpc-(previous-rpc-attempts|retry-pushback-ms|internal-encoding-request|status)"
+
+
 def listeners(config: EnvoyConfig, xds: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
     """`xds` gives the config source of "rds" and "ecds"."""
     made = [_listener(EDGE_LISTENER, config.listen, _edge_manager(config, xds))]
@@ -155,6 +160,7 @@ def _request_headers() -> list[dict[str, Any]]:
 
     return [
         *({"remove_on_match": {"key_matcher": {"prefix": prefix}}} for prefix in ("x-envoy-", "x-weft-")),
+        {"remove_on_match": {"key_matcher": {"safe_regex": {"regex": _PARSED_BY_GRPC}}}},
         copied(REQUESTED_TENANT_HEADER, TENANT_HEADER),
         copied(WIRE_HEADER, "content-type?:method"),
         {"remove": TENANT_HEADER},

@@ -48,6 +48,8 @@ def _replies() -> list[_Reply]:
     too_long = "The request is too large. Send less at once; files go through /api/v1/knowledge/upload."
     unknown = "There is no such call. See the API's documentation for paths and methods."
     headers = "The headers are too large. Send fewer or shorter ones."
+    protobuf = "This path takes gRPC and gRPC-Web with protobuf messages. JSON goes to /api/v1."
+    compression = "The compression of the messages is unknown. Use gzip or deflate, or leave it."
     late = "The time for this call is up. Ask again with more time."
     return [
         _Reply(401, 401, Code.UNAUTHENTICATED, "TOKEN_INVALID", token),
@@ -55,10 +57,12 @@ def _replies() -> list[_Reply]:
         _Reply(404, 404, Code.UNIMPLEMENTED, "", unknown),
         _Reply(408, 408, Code.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED", late),
         _Reply(413, 413, Code.INVALID_ARGUMENT, "INVALID_FIELD", too_long),
+        _Reply(415, 415, Code.UNIMPLEMENTED, "", protobuf),
         _Reply(429, 429, Code.RESOURCE_EXHAUSTED, "OVERLOADED",
                "This tenant has sent too many requests. Wait, then send fewer a minute.", 1),
         _Reply(431, 431, Code.INVALID_ARGUMENT, "INVALID_FIELD", headers),
         _Reply(500, 500, Code.INTERNAL, "INTERNAL", "A fault at the edge; its log has the request id."),
+        _Reply(501, 501, Code.UNIMPLEMENTED, "", compression),
         _Reply(502, 503, Code.UNAVAILABLE, "BACKEND_UNAVAILABLE", silent, 1),
         _Reply(503, 503, Code.UNAVAILABLE, "BACKEND_UNAVAILABLE", silent, 1),
         _Reply(504, 504, Code.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED", late),
