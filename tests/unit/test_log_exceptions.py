@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import sys
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -18,8 +20,14 @@ def said(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
     before = structlog.get_config()
     output = io.StringIO()
     monkeypatch.setattr(sys, "stderr", output)
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
+    handlers = logging.getLogger().handlers
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
     configure_logging("info")
     yield output
+    logging.captureWarnings(False)
+    logging.getLogger().handlers = handlers
     structlog.configure(**before)
 
 
@@ -37,3 +45,30 @@ def test_exceptions_are_told_without_their_text(given: bool, said: io.StringIO) 
     line = json.loads(said.getvalue())
     assert line["error"] == "ValueError"
     assert "test_log_exceptions.py" in line["trace"][-1]
+
+
+def test_libraries_are_told_without_what_they_were_given(said: io.StringIO) -> None:
+    library = logging.getLogger("a.library")
+    library.warning("%s is wrong", "what the user said")
+    try:
+        raise ValueError("what the user said")
+    except ValueError:
+        library.exception(f"{'what the user said'} is wrong")
+    library.info("what the user said")
+    assert "what the user said" not in said.getvalue()
+    warned, failed = (json.loads(line) for line in said.getvalue().splitlines())
+    assert (warned["logger"], warned["said"], warned["level"]) == ("a.library", "%s is wrong", "warning")
+    assert warned["at"].startswith("test_log_exceptions:")
+    assert (failed["error"], failed["level"], "said" in failed) == ("ValueError", "error", False)
+
+
+def test_what_nobody_catches_is_told_without_its_text(said: io.StringIO) -> None:
+    def fail() -> None:
+        raise ValueError("what the user said")
+
+    thread = threading.Thread(target=fail)
+    thread.start()
+    thread.join()
+    assert "what the user said" not in said.getvalue()
+    line = json.loads(said.getvalue())
+    assert (line["event"], line["error"], line["level"]) == ("uncaught", "ValueError", "critical")

@@ -12,8 +12,10 @@ import grpc
 import pytest
 import structlog
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
+from prometheus_client import generate_latest
 
-from weftd.rpc import caller, telemetry
+from weftd.rpc import caller, gauges, telemetry
+from weftd.rpc.loop_lag import watch_loop
 from weftd.rpc.tracing import start_tracing
 
 
@@ -100,3 +102,34 @@ def write_lines() -> None:
         raise ValueError("what the user said")
     except ValueError as error:
         log.error("call failed", **telemetry.describe(error))
+
+
+def shown(text: str, name: str) -> float:
+    """The value of a series in what `/metrics` gives."""
+    return float(next(line.split()[-1] for line in text.splitlines() if line.startswith(name)))
+
+
+async def test_a_held_event_loop_shows_in_the_metrics() -> None:
+    def late() -> float:
+        text = generate_latest().decode()
+        return shown(text, "weft_loop_lag_seconds_count") - shown(
+            text, 'weft_loop_lag_seconds_bucket{le="0.25"}'
+        )
+
+    before = late()
+    stop = watch_loop()
+    try:
+        asyncio.get_running_loop().call_soon(time.sleep, 0.5)  # what nobody may do
+        async with asyncio.timeout(10):
+            while late() == before:
+                await asyncio.sleep(0.05)
+    finally:
+        stop()
+
+
+def test_gauges_are_read_when_someone_asks() -> None:
+    queue = [1, 2, 3]
+    gauges.show_waiting("of_a_test", lambda: len(queue))
+    assert shown(generate_latest().decode(), 'weft_queue_waiting{queue="of_a_test"}') == 3
+    queue.pop()
+    assert shown(generate_latest().decode(), 'weft_queue_waiting{queue="of_a_test"}') == 2

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
@@ -122,6 +123,8 @@ class Jobs:
             executor_id=self._worker.id,
             log_level="WARNING",
         )
+        # Else it makes one of its own, which tells what a step was given.
+        logging.getLogger("dbos").addHandler(logging.NullHandler())
         DBOS(config=config)
         self._workflows: dict[str, Callable[[str], None]] = {
             "index": DBOS.workflow(name="index")(self._index_workflow()),

@@ -17,6 +17,7 @@ import structlog
 from prometheus_client import make_wsgi_app
 
 from weftd.rpc import caller
+from weftd.rpc.library_logs import take_library_logs
 
 _DEEPEST: Final = 30
 
@@ -45,6 +46,8 @@ def configure_logging(level: str = "info", *, service: str = "") -> None:
         logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
         cache_logger_on_first_use=True,
     )
+    if not pretty:
+        take_library_logs()
 
 
 def _describe_exception(

@@ -65,7 +65,8 @@ class Records:
         self.url = sa.make_url(url)
         self._engine = _make_engine(self.url, readers + 1)
         self._sqlite = self._engine.dialect.name == "sqlite"
-        self._queue: queue.Queue[_Write | None] = queue.Queue(_QUEUE_LIMIT)
+        # Its `put` and `get` are one step each: a plain Queue's locks are fought over by both threads.
+        self._queue: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
         self._readers = ThreadPoolExecutor(readers, thread_name_prefix="records-read")
         self._writer = threading.Thread(target=self._write_groups, name="records-write", daemon=True)
         self._writer.start()
@@ -91,15 +92,14 @@ class Records:
         `durable` also waits until the commit is on the disk itself (SQLite otherwise keeps it over a
         killed process, not over a power cut). ResourceExhausted when the queue is full.
         """
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[T] = loop.create_future()
-        try:
-            self._queue.put_nowait(_Write(operation, durable, loop, future))
-        except queue.Full:
+        if self._queue.qsize() >= _QUEUE_LIMIT:
             raise ResourceExhausted(
                 error_reason_pb2.ERROR_REASON_OVERLOADED,
                 "Too many writes wait. Try again in a moment.",
-            ) from None
+            )
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+        self._queue.put(_Write(operation, durable, loop, future))
         return await future
 
     async def read(self, operation: Operation[T]) -> T:
@@ -222,6 +222,7 @@ def _make_engine(url: sa.URL, connections: int) -> sa.Engine:
             max_overflow=0,
             pool_timeout=10,
             pool_pre_ping=True,
+            hide_parameters=True,
             connect_args={"connect_timeout": 3, "options": "-c statement_timeout=30000"},
         )
     engine = sa.create_engine(
@@ -229,6 +230,8 @@ def _make_engine(url: sa.URL, connections: int) -> sa.Engine:
         pool_size=connections,
         max_overflow=0,
         poolclass=sa.QueuePool,
+        # An error that is told must not tell what was to be stored.
+        hide_parameters=True,
         # The driver begins no transaction by itself: the writer begins its own, a reader needs none.
         connect_args={
             "check_same_thread": False,
