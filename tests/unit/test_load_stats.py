@@ -9,6 +9,7 @@ import pytest
 from weftd.load.report import as_json, as_text
 from weftd.load.run import Measured, Plan
 from weftd.load.stats import Quantiles, Turn, arrivals, percentile, summarise
+from weftd.load.target import Target
 
 
 @pytest.mark.parametrize(
@@ -62,7 +63,7 @@ def measured(cpu: float = 0.2, *, turns: list[Turn] | None = None, left: int = 0
     return Measured(turns or [], 10, 12, not_started=7, cpu=cpu, left=left, stopped=False)
 
 
-PLAN = Plan("grpc", "127.0.0.1:8080", "secret", ("?",), rate=50)
+PLAN = Plan("grpc", Target("127.0.0.1:8080"), "secret", ("?",), rate=50)
 
 
 def test_a_busy_loader_says_so() -> None:

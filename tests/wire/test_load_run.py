@@ -23,6 +23,7 @@ from weftd.load import Transport
 from weftd.load import run as load_run
 from weftd.load.run import CannotLoad, Measured, Plan, Run
 from weftd.load.stats import summarise
+from weftd.load.target import Target
 from weftd.load.transports import callers
 
 ANSWER = [
@@ -96,7 +97,9 @@ async def served() -> AsyncIterator[tuple[Chat, str]]:
 
 
 async def loaded(address: str, *questions: str, transport: Transport = "grpc", **more: Any) -> Measured:
-    plan = Plan(transport, address, **{"token": "good", "questions": questions, "warm_up_s": 0.0, **more})
+    plan = Plan(
+        transport, Target(address), **{"token": "good", "questions": questions, "warm_up_s": 0.0, **more}
+    )
     return await Run(plan).measure()
 
 
@@ -128,7 +131,7 @@ async def test_each_caller_has_a_conversation_of_its_own_and_all_are_deleted(
     assert chat.streams == 3  # one for each caller, kept from turn to turn
 
 
-@pytest.mark.parametrize("transport", ["grpc", "converse", "rest", "grpc-web"])
+@pytest.mark.parametrize("transport", ["grpc", "converse", "rest", "grpc-web", "ws"])
 async def test_no_mesh_ends_it_with_a_line(transport: Transport) -> None:
     with pytest.raises(CannotLoad, match="Weft does not answer at"):
         await loaded(f"127.0.0.1:{free_port()}", "fine", transport=transport)
@@ -225,7 +228,7 @@ REQUEST = chat_pb2.StreamChatRequest(conversation_id="c", messages=[Message(role
 
 
 async def asked(transport: Transport, address: str, times: int = 1) -> list[list[tuple[str, str]]]:
-    async with callers(transport, address, "good") as connect:
+    async with callers(transport, Target(address), "good") as connect:
         caller = connect()
         return [[(event.type, event.content) async for event in caller.ask(REQUEST)] for _ in range(times)]
 

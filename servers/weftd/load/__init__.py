@@ -6,4 +6,4 @@ from typing import Literal
 
 __all__ = ["Transport"]
 
-Transport = Literal["grpc", "converse", "grpc-web", "rest"]
+Transport = Literal["grpc", "converse", "grpc-web", "rest", "ws"]

@@ -14,11 +14,15 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from weftd import compose
-from weftd.load.report import as_json, as_text
+from weftd.load.processes import Processes
+from weftd.load.report import as_json, as_text, summary_of
 from weftd.load.run import Plan, Run
 from weftd.settings import Settings
 
-__all__ = ["load", "token"]
+__all__ = ["FAILED", "load", "token"]
+
+FAILED: Final = 3
+"""Exit status of a run in which turns failed; 1 and 2 are those of a run that never began."""
 
 _LIFETIME_S: Final = 24 * 3600.0
 _REFRESH_S: Final = 0.2
@@ -39,18 +43,25 @@ def token() -> str:
     )
 
 
-async def load(plan: Plan, *, machine_readable: bool, console: Console) -> bool:
-    """Runs the plan and prints what came of it on stdout; whether it ran to its end. CannotLoad."""
-    run = Run(plan)
+async def load(plan: Plan, processes: int, *, machine_readable: bool, console: Console) -> int:
+    """Runs the plan and prints what came of it on stdout. CannotLoad.
+
+    The exit status: 0 where every turn was answered whole, `FAILED` where one was not or did not start,
+    130 after Ctrl-C.
+    """
+    run = Run(plan) if processes == 1 else Processes(plan, processes)
     async with _progress(run, console):
         measured = await run.measure()
     out = Console(soft_wrap=True, highlight=False, markup=False)
     out.print(json.dumps(as_json(plan, measured)) if machine_readable else as_text(plan, measured))
-    return not measured.stopped
+    if measured.stopped:
+        return 130
+    summary = summary_of(measured)
+    return 0 if summary.answered and summary.answered == summary.turns + measured.not_started else FAILED
 
 
 @asynccontextmanager
-async def _progress(run: Run, console: Console) -> AsyncIterator[None]:
+async def _progress(run: Run | Processes, console: Console) -> AsyncIterator[None]:
     """A bar, and how many turns and errors there were; only on a terminal."""
     if not console.is_terminal:
         yield
@@ -62,10 +73,8 @@ async def _progress(run: Run, console: Console) -> AsyncIterator[None]:
         task = progress.add_task("", total=total)
 
         async def refresh() -> None:
-            errors = seen = 0
             while True:
-                errors += sum(bool(turn.reason) for turn in run.turns[seen:])
-                seen = len(run.turns)
+                seen, errors = run.seen()
                 done = seen if plan.requests is not None else time.perf_counter() - began_s
                 progress.update(
                     task, completed=min(done, total), description=f"{seen:,} turns, {errors:,} errors"

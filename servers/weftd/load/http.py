@@ -17,8 +17,9 @@ from google.rpc import error_details_pb2, status_pb2
 
 from weft.errors import Unavailable, WeftError, from_event
 from weft.v1.chat_pb2 import ChatEvent, StreamChatRequest
+from weftd.load.target import Target, tls
 
-__all__ = ["Http", "RestCaller", "WebCaller"]
+__all__ = ["Http", "RestCaller", "WebCaller", "rest_error", "silent"]
 
 _CONNECT_TIMEOUT_S: Final = 10.0
 
@@ -36,10 +37,10 @@ class Answer:
 
 
 class Http:
-    """One connection, made when it is needed and kept while the server keeps it; no TLS."""
+    """One connection, made when it is needed and kept while the server keeps it."""
 
-    def __init__(self, address: str, token: str) -> None:
-        self.address = address
+    def __init__(self, target: Target, token: str) -> None:
+        self._target = target
         self._token = token
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
@@ -49,12 +50,15 @@ class Http:
         kept = False
         try:
             if self._streams is None:
-                host, _, port = self.address.rpartition(":")
+                host, _, port = self._target.address.rpartition(":")
                 async with asyncio.timeout(_CONNECT_TIMEOUT_S):
-                    self._streams = await asyncio.open_connection(host.strip("[]"), int(port))
+                    self._streams = await asyncio.open_connection(
+                        host.strip("[]"), int(port), ssl=tls(self._target)
+                    )
             reader, writer = self._streams
             head = (
-                f"POST {path} HTTP/1.1\r\nHost: {self.address}\r\nAuthorization: Bearer {self._token}\r\n"
+                f"POST {path} HTTP/1.1\r\nHost: {self._target.address}\r\n"
+                f"Authorization: Bearer {self._token}\r\n"
                 f"Content-Type: {content_type}\r\nContent-Length: {len(body)}\r\n\r\n"
             )
             writer.write(head.encode() + body)
@@ -65,9 +69,7 @@ class Http:
             # Whoever stopped reading early leaves bytes behind that are not the next answer.
             kept = headers.get("connection") != "close" and await anext(pieces, None) is None
         except (OSError, EOFError, asyncio.LimitOverrunError) as error:
-            raise Unavailable(
-                f"Weft does not answer at {self.address} ({error}). Is it running, and is the address right?"
-            ) from None
+            raise silent(self._target.address, error) from None
         finally:
             if not kept:
                 await self.close()
@@ -76,6 +78,13 @@ class Http:
         if self._streams is not None:
             self._streams[1].close()
             self._streams = None
+
+
+def silent(address: str, error: Exception) -> Unavailable:
+    """What a connection that cannot be made, or is lost, means to who runs this."""
+    return Unavailable(
+        f"Weft does not answer at {address} ({error}). Is it running, and is the address right?"
+    )
 
 
 async def _head(reader: asyncio.StreamReader) -> tuple[int, dict[str, str]]:
@@ -105,7 +114,7 @@ class RestCaller:
         body = json.dumps(MessageToDict(request, preserving_proto_field_name=True)).encode()
         async with self._http.post("/api/v1/chat/stream", "application/json", body) as answer:
             if answer.status != 200:
-                raise _rest_error(answer.status, await answer.body())
+                raise rest_error(answer.status, await answer.body())
             held = b""
             async for piece in answer.pieces:
                 *events, held = (held + piece).split(b"\n\n")
@@ -119,7 +128,8 @@ class RestCaller:
         await self._http.close()
 
 
-def _rest_error(status: int, body: bytes) -> WeftError:
+def rest_error(status: int, body: bytes) -> WeftError:
+    """What a refusal over HTTP says."""
     try:
         error: dict[str, Any] = json.loads(body)
         reasons = [detail["reason"] for detail in error.get("details", ()) if "reason" in detail]

@@ -8,7 +8,7 @@ from typing import Any, Final
 from weftd.load.run import MOST_IN_FLIGHT, Measured, Plan
 from weftd.load.stats import LATE_S, Quantiles, Summary, summarise
 
-__all__ = ["as_json", "as_text"]
+__all__ = ["as_json", "as_text", "summary_of"]
 
 BUSY: Final = 0.8
 """From this share of a core on the loader may be what is measured."""
@@ -21,7 +21,7 @@ def as_json(plan: Plan, measured: Measured) -> dict[str, Any]:
         "loop": "closed" if plan.rate is None else "open",
         "callers": plan.callers if plan.rate is None else None,
         "rate": plan.rate,
-        **asdict(_summary(measured)),
+        **asdict(summary_of(measured)),
         "not_started": measured.not_started,
         "loader_cpu": measured.cpu,
         "loader_busy": measured.cpu > BUSY,
@@ -32,11 +32,11 @@ def as_json(plan: Plan, measured: Measured) -> dict[str, Any]:
 
 def as_text(plan: Plan, measured: Measured) -> str:
     """A few lines; a warning where the figures may not be the mesh's."""
-    summary = _summary(measured)
+    summary = summary_of(measured)
     load = f"{plan.callers} callers" if plan.rate is None else f"{plan.rate:g} turns per second"
     errors = ", ".join(f"{reason} {count:,}" for reason, count in summary.errors.items()) or "none"
     lines = [
-        f"{plan.transport} at {plan.address}, {load}, {summary.seconds:.1f} s"
+        f"{plan.transport} at {plan.target.address}, {load}, {summary.seconds:.1f} s"
         + (" (stopped)" if measured.stopped else ""),
         "",
         f"{'ms':<12}{'p50':>10}{'p95':>10}{'p99':>10}",
@@ -56,14 +56,15 @@ def as_text(plan: Plan, measured: Measured) -> str:
     if measured.cpu > BUSY:
         lines += [
             "",
-            "The loader is busy: it may be slower than the mesh. Take less load, or several loaders.",
+            "The loader is busy: it may be slower than the mesh. Take less load, or more --processes.",
         ]
     if measured.left:
         lines += ["", f"{measured.left:,} conversations (load-…) could not be deleted."]
     return "\n".join(lines)
 
 
-def _summary(measured: Measured) -> Summary:
+def summary_of(measured: Measured) -> Summary:
+    """The figures of a run."""
     return summarise(measured.turns, measured.began_s, measured.ended_s)
 
 

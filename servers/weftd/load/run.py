@@ -9,6 +9,7 @@ import math
 import signal
 import time
 import uuid
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,6 +19,7 @@ from weft.v1.chat_pb2 import StreamChatRequest
 from weft.v1.common_pb2 import Message
 from weftd.load import Transport
 from weftd.load.stats import Turn, arrivals
+from weftd.load.target import Target
 from weftd.load.transports import Caller, callers
 
 __all__ = ["MOST_IN_FLIGHT", "CannotLoad", "Measured", "Plan", "Run"]
@@ -40,7 +42,7 @@ class Plan:
     turns that count, else after `duration_s`; what starts in the first `warm_up_s` does not count."""
 
     transport: Transport
-    address: str
+    target: Target
     token: str
     questions: tuple[str, ...]
     callers: int = 1
@@ -68,11 +70,17 @@ class Measured:
 
 
 class Run:
-    """One run; `turns` grows while it goes on."""
+    """One run; `turns` grows while it goes on.
 
-    def __init__(self, plan: Plan) -> None:
+    `start`, where several runs are one, is awaited before the first turn but one, and says when to begin
+    (`time.perf_counter`, which is the same clock in every process).
+    """
+
+    def __init__(self, plan: Plan, start: Callable[[], Awaitable[float]] | None = None) -> None:
         self.plan = plan
         self.turns: list[Turn] = []
+        self._errors = 0
+        self._start = start
         self.not_started = 0
         self._id = uuid.uuid4().hex[:12]
         self._numbers = itertools.count()
@@ -82,13 +90,15 @@ class Run:
 
     async def measure(self) -> Measured:
         """Asks until the end of the plan or SIGINT. CannotLoad where the first turn is not let in."""
-        async with callers(self.plan.transport, self.plan.address, self.plan.token) as connect:
+        async with callers(self.plan.transport, self.plan.target, self.plan.token) as connect:
             self._connect = connect
             first = self._caller()
             await self._knock(first)
-            self._began_s = time.perf_counter() + self.plan.warm_up_s
+            start_s = time.perf_counter() if self._start is None else await self._start()
+            await asyncio.sleep(start_s - time.perf_counter())
+            self._began_s = start_s + self._warm_up_s()
             loop = asyncio.get_running_loop()
-            mark = loop.call_later(self.plan.warm_up_s, self._mark)
+            mark = loop.call_later(self._began_s - time.perf_counter(), self._mark)
             asking = asyncio.create_task(self._closed(first) if self.plan.rate is None else self._open(first))
             loop.add_signal_handler(signal.SIGINT, asking.cancel)
             try:
@@ -112,6 +122,15 @@ class Run:
             stopped=stopped,
         )
 
+    def seen(self) -> tuple[int, int]:
+        """Turns so far, and how many of them failed."""
+        return len(self.turns), self._errors
+
+    def _warm_up_s(self) -> float:
+        """In an open loop a whole number of turns."""
+        plan = self.plan
+        return plan.warm_up_s if plan.rate is None else math.ceil(plan.warm_up_s * plan.rate) / plan.rate
+
     def _mark(self) -> None:
         self._cpu_began_s = time.process_time()
 
@@ -128,9 +147,8 @@ class Run:
             if isinstance(error, Unavailable) and not error.reason:
                 raise CannotLoad(error.message) from None
         except Exception as error:
-            raise CannotLoad(
-                f"What {self.plan.address} answers cannot be read ({type(error).__name__}). Is it a mesh?"
-            ) from error
+            where, why = self.plan.target.address, type(error).__name__
+            raise CannotLoad(f"What {where} answers cannot be read ({why}). Is it a mesh?") from error
 
     async def _closed(self, first: Caller) -> None:
         plan = self.plan
@@ -150,8 +168,7 @@ class Run:
     async def _open(self, first: Caller) -> None:
         plan = self.plan
         assert plan.rate is not None
-        warm_up = math.ceil(plan.warm_up_s * plan.rate)
-        self._began_s = time.perf_counter() + warm_up / plan.rate
+        warm_up = round(self._warm_up_s() * plan.rate)
         counted = plan.requests if plan.requests is not None else math.ceil(plan.duration_s * plan.rate)
         end_s = math.inf if plan.requests is not None else self._began_s + plan.duration_s
         slots, free = asyncio.Semaphore(MOST_IN_FLIGHT), [first]
@@ -193,6 +210,7 @@ class Run:
             reason = type(error).__name__
         finally:
             await answer.aclose()
+        self._errors += bool(reason)
         self.turns.append(Turn(intended_s, started_s, first_s, time.perf_counter(), events, reason))
 
     def _caller(self) -> Caller:
@@ -205,6 +223,15 @@ class Run:
             conversation_id=self._conversations[caller],
             request_id=f"load-{self._id}-t{next(self._numbers)}",
             messages=[Message(role="user", content=next(self._questions))],
+        )
+
+    def _weft(self) -> Weft:
+        target = self.plan.target
+        return Weft(
+            target.address,
+            token=self.plan.token,
+            tls=target.tls,
+            root_certificates=target.authorities,
         )
 
     async def _tidy_up(self) -> int:
@@ -221,7 +248,7 @@ class Run:
                     left -= error.reason == "CONVERSATION_NOT_FOUND"
 
         try:
-            async with asyncio.timeout(_TIDY_UP_S), Weft(self.plan.address, token=self.plan.token) as weft:
+            async with asyncio.timeout(_TIDY_UP_S), self._weft() as weft:
                 await asyncio.gather(*(delete_on(weft) for _ in range(_DELETIONS_AT_ONCE)))
         except TimeoutError:
             pass

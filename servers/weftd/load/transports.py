@@ -19,6 +19,8 @@ from weft.v1.chat_pb2 import ChatEvent, ConverseRequest, ConverseResponse, Strea
 from weft.v1.chat_pb2_grpc import ChatServiceStub
 from weftd.load import Transport
 from weftd.load.http import Http, RestCaller, WebCaller
+from weftd.load.socket import SocketCaller
+from weftd.load.target import Target
 
 __all__ = ["Caller", "callers"]
 
@@ -40,7 +42,7 @@ class Caller(Protocol):
 
 
 @asynccontextmanager
-async def callers(transport: Transport, address: str, token: str) -> AsyncIterator[Callable[[], Caller]]:
+async def callers(transport: Transport, target: Target, token: str) -> AsyncIterator[Callable[[], Caller]]:
     """What makes callers of a transport; all that they opened together is closed at the end."""
     channels: list[grpc.aio.Channel] = []
     made: list[Caller] = []
@@ -48,20 +50,22 @@ async def callers(transport: Transport, address: str, token: str) -> AsyncIterat
     def channel() -> grpc.aio.Channel:
         if len(made) % _CALLERS_OF_A_CHANNEL == 0:
             options = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0)]
-            channels.append(grpc.aio.insecure_channel(address, options=options))
+            channels.append(_channel(target, options))
         return channels[-1]
 
     def make() -> Caller:
         caller: Caller
         match transport:
             case "grpc":
-                caller = _GrpcCaller(channel(), address, token)
+                caller = _GrpcCaller(channel(), target.address, token)
             case "converse":
-                caller = _ConverseCaller(channel(), address, token)
+                caller = _ConverseCaller(channel(), target.address, token)
             case "rest":
-                caller = RestCaller(Http(address, token))
+                caller = RestCaller(Http(target, token))
             case "grpc-web":
-                caller = WebCaller(Http(address, token))
+                caller = WebCaller(Http(target, token))
+            case "ws":
+                caller = SocketCaller(target, token)
         made.append(caller)
         return caller
 
@@ -70,6 +74,13 @@ async def callers(transport: Transport, address: str, token: str) -> AsyncIterat
     finally:
         await asyncio.gather(*(caller.close() for caller in made), return_exceptions=True)
         await asyncio.gather(*(each.close() for each in channels))
+
+
+def _channel(target: Target, options: list[tuple[str, int]]) -> grpc.aio.Channel:
+    if not target.tls:
+        return grpc.aio.insecure_channel(target.address, options=options)
+    credentials = grpc.ssl_channel_credentials(target.authorities)
+    return grpc.aio.secure_channel(target.address, credentials, options=options)
 
 
 class _GrpcCaller:
