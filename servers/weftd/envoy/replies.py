@@ -71,34 +71,10 @@ def _replies() -> list[_Reply]:
 
 def local_replies() -> dict[str, Any]:
     """Envoy's `LocalReplyConfig`."""
-    mappers: list[dict[str, Any]] = []
-    for reply in _replies():
-        status = _status(reply)
-        headers = {
-            "grpc-status": str(reply.code),
-            "grpc-message": reply.message,
-            "grpc-status-details-bin": base64.b64encode(status.SerializeToString()).decode().rstrip("="),
-        }
-        mappers += [
-            {
-                "filter": _when(reply.status, "application/grpc-web"),
-                "status_code": 200,
-                "headers_to_add": [_header(k, v) for k, v in headers.items()],
-                "body_format_override": {"text_format_source": {"inline_string": ""}},
-            },
-            {
-                "filter": _when(reply.status, "application/grpc"),
-                "headers_to_add": [_header(k, v) for k, v in headers.items() if k != "grpc-message"],
-                "body_format_override": {"text_format_source": {"inline_string": reply.message}},
-            },
-            {
-                "filter": _when(reply.status),
-                "status_code": reply.sent,
-                "body_format_override": {
-                    "json_format": MessageToDict(status, preserving_proto_field_name=True)
-                },
-            },
-        ]
+    mappers = [mapper for reply in _replies() for mapper in (*_over_grpc(reply), _over_rest(reply))]
+    # Envoy would make it INTERNAL. Which header it was, it can tell to REST only.
+    malformed = "The request is malformed. grpc-timeout is up to 8 digits and one of H, M, S, m, u, n: 30S."
+    mappers += _over_grpc(_Reply(400, 400, Code.INVALID_ARGUMENT, "INVALID_FIELD", malformed))
     # What is left is mostly a body that is no JSON: Envoy's own words say where.
     rest = {
         "code": int(Code.INVALID_ARGUMENT),
@@ -107,6 +83,36 @@ def local_replies() -> dict[str, Any]:
     }
     mappers.append({"filter": _at_least(400), "body_format_override": {"json_format": rest}})
     return {"mappers": mappers}
+
+
+def _over_grpc(reply: _Reply) -> list[dict[str, Any]]:
+    headers = {
+        "grpc-status": str(reply.code),
+        "grpc-message": reply.message,
+        "grpc-status-details-bin": base64.b64encode(_status(reply).SerializeToString()).decode().rstrip("="),
+    }
+    return [
+        {
+            "filter": _when(reply.status, "application/grpc-web"),
+            "status_code": 200,
+            "headers_to_add": [_header(k, v) for k, v in headers.items()],
+            "body_format_override": {"text_format_source": {"inline_string": ""}},
+        },
+        {
+            "filter": _when(reply.status, "application/grpc"),
+            "headers_to_add": [_header(k, v) for k, v in headers.items() if k != "grpc-message"],
+            "body_format_override": {"text_format_source": {"inline_string": reply.message}},
+        },
+    ]
+
+
+def _over_rest(reply: _Reply) -> dict[str, Any]:
+    body = MessageToDict(_status(reply), preserving_proto_field_name=True)
+    return {
+        "filter": _when(reply.status),
+        "status_code": reply.sent,
+        "body_format_override": {"json_format": body},
+    }
 
 
 def _status(reply: _Reply) -> Status:
