@@ -15,7 +15,8 @@ _MOST_FRAGMENTS: Final = 1024
 
 
 class SocketProtocol(WebSocketsSansIOProtocol):
-    """Bounds what uvicorn does not: pongs that nobody reads, fragments without end, a close that waits."""
+    """Bounds what uvicorn does not: pongs that nobody reads, fragments without end, a close that waits;
+    and logs no fault where a text is no UTF-8."""
 
     async def send(self, message: ASGISendEvent) -> None:
         """ClientDisconnected also where we closed it ourselves, for a missed ping or too long a message."""
@@ -40,7 +41,25 @@ class SocketProtocol(WebSocketsSansIOProtocol):
             self.conn.fail(1009, "too many fragments")
             self.handle_parser_exception()
 
+    def send_receive_event_to_app(self) -> None:
+        if self.curr_msg_data_type == "text" and not self.close_sent:
+            self.frames = [b"".join(self.frames)]
+            if not _is_utf8(self.frames[0]):
+                self.frames = []
+                self.conn.fail(1007, "not UTF-8")
+                self.handle_parser_exception()
+                return
+        super().send_receive_event_to_app()
+
     def keepalive_timeout(self) -> None:
         super().keepalive_timeout()
         if not self.writable.is_set():
             self.transport.abort()  # or the connection waits for a client that does not read
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

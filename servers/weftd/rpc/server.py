@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -42,6 +43,12 @@ class Service:
     name: str
     servicer: Any
     add: Callable[[Any, grpc.aio.Server], None]
+
+
+# A header that is no UTF-8 is taken as bytes, and whoever sends one could fill the log.
+logging.getLogger("grpc._cython.cygrpc").addFilter(
+    lambda record: not str(record.msg).startswith("Invalid encoding on")
+)
 
 
 def build_server(
