@@ -7,8 +7,9 @@ import contextlib
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Callable
 from functools import partial
-from typing import Protocol
+from typing import Protocol, TypeVar
 
+import sqlalchemy as sa
 import structlog
 
 from weft.v1 import error_reason_pb2, knowledge_pb2
@@ -27,6 +28,11 @@ __all__ = ["Piece", "Uploads"]
 # Pieces are gathered to this size: each hand-over to a thread costs as much as writing 100 KiB.
 _GATHER_BYTES = 256 << 10
 _PIECE_LIMIT_BYTES = 1 << 20
+# Records that went away come back: an upload that is whole waits for them so long.
+_STORE_PATIENCE_S = 15.0
+_STORE_PAUSE_S = 0.5
+
+T = TypeVar("T")
 
 log = structlog.get_logger()
 
@@ -48,6 +54,9 @@ class Uploads:
         self._blobs = blobs
         self._limits = limits
         self._running = 0
+        # Files of uploads whose commit had an unknown outcome. Nothing is taken in while there are any.
+        self._unsettled: list[BlobWriter] = []
+        self._settling = asyncio.Lock()
         return_large_blocks()
 
     async def recover(self) -> None:
@@ -111,6 +120,7 @@ class Uploads:
                 "Too many uploads run at once. Try again in a moment.",
                 retry_after_s=5,
             )
+        await self._settle()
         self._running += 1
         intake = Intake(self._blobs, tenant, self._limits)
         try:
@@ -118,6 +128,30 @@ class Uploads:
         finally:
             self._running -= 1
             await asyncio.shield(asyncio.to_thread(intake.abort))
+
+    async def _settle(self) -> None:
+        """Finishes what waits for the records to answer. Unavailable where they still do not."""
+        async with self._settling:
+            while self._unsettled:
+                writer = self._unsettled[-1]
+                known = await self._records.read(partial(documents.blob_known, blob=writer.key))
+                self._unsettled.pop()
+                try:
+                    await _on_thread(writer.publish if known else writer.abort)
+                except Unavailable:
+                    self._unsettled.append(writer)
+                    raise
+
+    async def _commit(self, add: Callable[[sa.Connection], T]) -> T:
+        """Goes on for a while when the records do not answer: the bytes are here, they are worth a wait."""
+        give_up_at = time.monotonic() + _STORE_PATIENCE_S
+        while True:
+            try:
+                return await self._records.write(add, durable=True)
+            except Unavailable:
+                if time.monotonic() > give_up_at:
+                    raise
+            await asyncio.sleep(_STORE_PAUSE_S)
 
     async def _keep(self, tenant: str, dataset_id: str, intake: Intake) -> knowledge_pb2.UploadResponse:
         """Records the files and puts them in their places. Goes through with it when cancelled."""
@@ -136,9 +170,19 @@ class Uploads:
         kept = [file for file in files if file.writer is not None]
         stored = [StoredFile(f.name, f.sha256, f.size, f.writer.key) for f in kept if f.writer is not None]
         now_ms = time.time_ns() // 1_000_000
-        added = await self._records.write(
-            lambda connection: documents.add(connection, tenant, dataset_id, stored, now_ms), durable=True
-        )
+
+        def add(connection: sa.Connection) -> list[tuple[str, bool]]:
+            return documents.add(connection, tenant, dataset_id, stored, now_ms)
+
+        try:
+            added = await self._commit(add)
+        except Unavailable:
+            # Perhaps it was recorded: the bytes stay until the records can be asked.
+            for file in kept:
+                if file.writer is not None:
+                    self._unsettled.append(file.writer)
+                    file.writer = None
+            raise
         new = []
         for file, (_, is_new) in zip(kept, added, strict=True):
             if file.writer is not None and is_new:

@@ -46,16 +46,17 @@ def add(
 ) -> list[tuple[str, bool]]:
     """Records the files of one upload; makes the dataset where there is none.
 
-    Returns for each file the document's id and whether it is new: the same bytes are one document.
+    Returns for each file the document's id and whether it is kept under the file's own key: the same bytes
+    are one document. May be asked again where it is not known whether a commit went through.
     """
     datasets.create(connection, tenant, dataset_id, dataset_id, now_ms)
     datasets.lock(connection, tenant, dataset_id)
     added = []
     for position, file in enumerate(files):
         same = [_c.tenant == tenant, _c.dataset_id == dataset_id, _c.sha256 == file.sha256]
-        known = connection.execute(sa.select(_c.document_id).where(*same, _LIVE)).scalar_one_or_none()
+        known = connection.execute(sa.select(_c.document_id, _c.blob).where(*same, _LIVE)).one_or_none()
         if known is not None:
-            added.append((known, False))
+            added.append((known.document_id, known.blob == file.blob))
             continue
         # What is being purged keeps its id until it is gone: then the next one is taken.
         purging = set(connection.execute(sa.select(_c.document_id).where(*same)).scalars())
