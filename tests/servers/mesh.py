@@ -126,12 +126,14 @@ def mesh_environment(data: Path, port: int, extra: Mapping[str, str] | None = No
 def running_mesh(
     directory: Path, topology: str = "one", environment: Mapping[str, str] | None = None
 ) -> Iterator[Mesh]:
-    """`one`: `weft up`. `split`: each service, the job process and Envoy on its own."""
+    """`one`: `weft up`. `two`: with two workers. `split`: each service, the job process and Envoy on its own."""
     data = directory / "data"
     mesh = Mesh(port := free_port(), data, mesh_environment(data, port, environment))
     try:
         if topology == "one":
             mesh.start("up", "up")
+        elif topology == "two":
+            mesh.start("up", "up", "--workers", "2")
         else:
             for name in SERVICES:
                 mesh.environment[f"WEFT_{name.upper()}_ADDRESS"] = f"127.0.0.1:{free_port()}"

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,12 +43,15 @@ class ModelMesh:
 
 
 @contextlib.contextmanager
-def running_model_mesh(directory: Path, topology: str) -> Iterator[ModelMesh]:
+def running_model_mesh(
+    directory: Path, topology: str, more: Mapping[str, str] | None = None
+) -> Iterator[ModelMesh]:
     with paced_model() as model:
         environment = {
             "WEFT_ENDPOINTS": model.endpoints(),
             "WEFT_RESUME_GRACE_S": str(RESUME_GRACE_S),
             "WEFT_UPLOAD_LIMIT_MB": "1",
+            **(more or {}),
         }
         with running_mesh(directory, topology, environment) as mesh:
             running = ModelMesh(mesh, model, topology)

@@ -157,7 +157,9 @@ def _unary(
                     "typed_config": {"@type": f"type.googleapis.com/{other_host}"},
                 }
             ],
-            "host_selection_retry_max_attempts": 3,
+            # A dead server has the fewest requests, so of two picked at random it is always preferred: only
+            # both picks on the other one help, one draw in four where there are two servers.
+            "host_selection_retry_max_attempts": 50,
         }
     return {"match": match, "route": route, **({"typed_per_filter_config": _OPEN} if open_to_all else {})}
 

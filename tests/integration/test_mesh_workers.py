@@ -1,0 +1,149 @@
+"""Several workers: one dies or is exchanged, and no client notices more than a pause."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from bench.disturbed import Account, workers_of
+from bench.kill_worker import both_serve, kill_and_restart, two_workers
+from tests.servers.mesh import SERVICES, Mesh, free_port, mesh_environment
+from tests.servers.model_mesh import ModelMesh
+
+pytestmark = pytest.mark.timeout(300)
+
+
+@pytest.fixture(scope="module")
+def model_mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModelMesh]:
+    with two_workers(tmp_path_factory.mktemp("two")) as running:
+        yield running
+
+
+def restart(mesh: Mesh) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "weftd", "restart"]
+    return subprocess.run(command, env=mesh.environment, capture_output=True, text=True, check=False)
+
+
+def kept_every_promise(account: Account) -> bool:
+    assert account.wrong == []
+    assert account.failed_reads == {}
+    assert account.reads > 100
+    assert account.turns >= 10
+    return True
+
+
+async def test_a_worker_killed_and_both_exchanged_under_load(model_mesh: ModelMesh) -> None:
+    killed, restarted = await kill_and_restart(model_mesh, kills=3, restarts=1)
+    assert kept_every_promise(killed)
+    assert kept_every_promise(restarted)
+    assert killed.resumed
+
+
+def test_a_worker_that_cannot_start_leaves_the_others_alone(model_mesh: ModelMesh) -> None:
+    """What was installed meanwhile is broken, say."""
+    mesh = model_mesh.mesh
+    before = {worker.pid for worker in workers_of(mesh)}
+    keys = mesh.data / "jwks.json"
+    sound = keys.read_bytes()
+    keys.write_bytes(b"no keys")
+    try:
+        failed = restart(mesh)
+    finally:
+        keys.write_bytes(sound)
+    assert failed.returncode == 1
+    assert "is no JSON Web Key Set" in failed.stderr
+    assert {worker.pid for worker in workers_of(mesh)} == before
+    assert httpx.get(f"{mesh.url}/api/v1/models", headers=_bearer(model_mesh)).status_code == 200
+
+
+def test_restart_says_what_it_did(model_mesh: ModelMesh) -> None:
+    done = restart(model_mesh.mesh)
+    assert done.returncode == 0, done.stderr
+    assert [line.strip() for line in done.stderr.splitlines()] == [
+        "services-1",
+        "services-2",
+        "jobs",
+        "✓ Restarted.",
+    ]
+
+
+def test_nothing_to_restart(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "up.lock").write_text("1\n/nowhere/control.sock\n")  # of one that was killed
+    done = restart(Mesh(0, tmp_path, mesh_environment(tmp_path / "data", 8080)))
+    assert done.returncode == 1
+    assert "start it with `weft up`" in done.stderr
+
+
+def _bearer(model_mesh: ModelMesh) -> dict[str, str]:
+    return {"Authorization": f"Bearer {model_mesh.token('acme')}"}
+
+
+@pytest.fixture
+def apart(tmp_path: Path) -> Iterator[Mesh]:
+    """`weft serve … --workers 2` behind an Envoy of its own."""
+    mesh = Mesh(port := free_port(), tmp_path / "data", mesh_environment(tmp_path / "data", port))
+    first, edge = _two_free_ports(), _two_free_ports()
+    mesh.environment |= {
+        f"WEFT_{name.upper()}_ADDRESS": f"127.0.0.1:{first}-{first + 1}" for name in SERVICES
+    }
+    mesh.environment["WEFT_EDGE_ADDRESS"] = f"127.0.0.1:{edge}"
+    mesh.environment["WEFT_ENVOY_METRICS_ADDRESS"] = f"127.0.0.1:{free_port()}"
+    mesh.environment["WEFT_METRICS_ADDRESS"] = f"127.0.0.1:{(metrics := _two_free_ports())}"
+    try:
+        mesh.start("up", "serve", *SERVICES, "--workers", "2")
+        mesh.start("envoy", "envoy")
+        mesh.wait_ready()
+        asyncio.run(both_serve(mesh))
+        for port in (metrics, metrics + 1):
+            assert httpx.get(f"http://127.0.0.1:{port}/ready").status_code == 200
+        yield mesh
+    finally:
+        mesh.stop()
+
+
+def _two_free_ports() -> int:
+    """The first of two neighbours."""
+    while True:
+        first = free_port()
+        try:
+            with socket.create_server(("127.0.0.1", first + 1)):
+                return first
+        except OSError:
+            continue
+
+
+def test_workers_of_a_service_of_its_own(apart: Mesh) -> None:
+    headers = {"Authorization": f"Bearer {apart.token()}"}
+    victim = workers_of(apart)[0].pid
+    os.kill(victim, signal.SIGKILL)
+    with httpx.Client(base_url=apart.url, headers=headers) as rest:
+        for _ in range(50):
+            assert rest.get("/api/v1/conversations").status_code == 200
+        asyncio.run(both_serve(apart))
+        before = {worker.pid for worker in workers_of(apart)}
+        assert victim not in before
+        running = subprocess.Popen([sys.executable, "-m", "weftd", "restart"], env=apart.environment)
+        while running.poll() is None:
+            assert rest.get("/api/v1/conversations").status_code == 200
+            assert rest.get("/").status_code == 200
+    assert running.returncode == 0
+    assert not before & {worker.pid for worker in workers_of(apart)}
+
+
+def test_addresses_that_do_not_fit_the_workers(tmp_path: Path) -> None:
+    environment = mesh_environment(tmp_path, 8080, {"WEFT_CHAT_ADDRESS": "127.0.0.1:5001-5003"})
+    command = [sys.executable, "-m", "weftd", "serve", "chat", "--workers", "2"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert re.search("names 3 addresses for 2 workers", done.stderr.replace("\n", " "))
