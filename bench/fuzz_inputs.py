@@ -446,7 +446,7 @@ def _message(message: Descriptor) -> st.SearchStrategy[bytes]:
         try:
             good = ParseDict(fields, GetMessageClass(message)(), ignore_unknown_fields=True)
             return _garbled(good.SerializeToString(), how)
-        except (ParseError, ValueError, TypeError, RecursionError):
+        except (ParseError, ValueError, TypeError, RecursionError, OverflowError):
             return b""
 
     return st.builds(serialised, fields_of(message), often_garbled) | st.binary(max_size=60)

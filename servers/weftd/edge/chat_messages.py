@@ -57,7 +57,7 @@ def as_request(fields: Mapping[str, Any]) -> ConverseRequest:
             raise InvalidArgument({name[:40]: f"Has {len(value)} items; send fewer."})
     try:
         return ConverseRequest(**{kind: ParseDict(rest, _REQUESTS[kind]())})  # type: ignore[arg-type] # by kind
-    except (ParseError, ValueError, TypeError, RecursionError) as error:
+    except (ParseError, ValueError, TypeError, RecursionError, OverflowError) as error:
         complaint = " ".join(str(error).split())[:_LONGEST_COMPLAINT]
         raise InvalidArgument({kind: complaint}) from None
 
