@@ -3,22 +3,42 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 import secrets
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import quote
 
+import grpc
 import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from tests.servers.mesh import running_mesh
 from tests.servers.model_mesh import ModelMesh
 from tests.servers.otlp import Collector, Span, collecting
 from tests.servers.paced_model import paced_model
-from tests.servers.transports import outcome, turn
+from tests.servers.transports import Transports, outcome, turn
 from weft import Weft
+from weft.v1.common_pb2 import Message
 
-TRANSPORTS = ("rest", "grpc", "web", "converse", "ws")
+# How `Transports` calls them, and how metrics and logs do.
+TRANSPORTS = {"rest": "rest", "grpc": "grpc", "web": "grpc-web", "converse": "grpc", "ws": "websocket"}
 RETRIEVAL = ("retrieval", "weft.v1.RetrievalService/Search")
 MODELS = ("models", "weft.v1.ModelService/Generate")
+PATHS = {
+    "rest": "/api/v1/chat/stream",
+    "grpc": "/weft.v1.ChatService/StreamChat",
+    "web": "/weft.v1.ChatService/StreamChat",
+    "converse": "/weft.v1.ChatService/Converse",
+    "ws": "/api/v1/chat/ws",
+}
+# What a user says: as a word of its own, so that an index finds it.
+SAID = "Zwiebelquark"
+IN_CHINESE = "洋葱酸奶"
+# What a client's program says of itself: Envoy's spans have some of it, no log has.
+IN_A_HEADER = "Quarkzwiebel"
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +84,10 @@ async def test_a_turn_is_one_trace_and_one_request_id(
     assert request.headers["traceparent"] == f"00-{trace_id}-{one(spans, MODELS).span_id}-01"
     assert request.headers["x-request-id"] == asked.request_id
     assert {span.attributes["weft.request_id"] for span in spans} == {asked.request_id}
-    await assert_logged(told, asked.request_id, ("chat", "retrieval", "models"))
+    assert {span.attributes["url.path"] for span in spans if span.service == "weft-edge"} == {
+        PATHS[transport]
+    }
+    await assert_logged(told, asked.request_id, ("chat", "retrieval", "models"), TRANSPORTS[transport])
 
 
 async def test_a_question_of_the_sdk_is_a_trace_by_itself(told: ModelMesh, collector: Collector) -> None:
@@ -75,6 +98,107 @@ async def test_a_question_of_the_sdk_is_a_trace_by_itself(told: ModelMesh, colle
     spans = await asyncio.to_thread(collector.wait_for, request_id, _holds([*calls, RETRIEVAL, MODELS]))
     (root,) = {span.parent_id for span in spans} - {span.span_id for span in spans}
     assert_unbroken(spans, root, calls)
+
+
+async def test_logs_and_spans_hold_no_word_of_a_user(told: ModelMesh, collector: Collector) -> None:
+    """All that a user can say is said, over every transport and in every wrong way, at the level debug."""
+    async with told.client("secretive") as wire:
+        await say_it_in_documents(wire)
+        for transport in TRANSPORTS:
+            for model_id in ("extractive", "story", "fail", "garbage", "cut", SAID):
+                asked = turn(f"Who ate the {SAID} {IN_CHINESE}?", model_id=model_id)
+                asked.messages.insert(0, Message(role="user", content=f"I had {SAID} before."))
+                with contextlib.suppress(AssertionError, grpc.aio.AioRpcError):
+                    await outcome(getattr(wire, transport)(asked))
+        await say_it_wrongly(wire)
+        await say_it_on_a_socket(told, wire)
+        last = turn("The end", model_id="story")
+        last.request_id = f"the-end-{secrets.token_hex(4)}"
+        trace_id = secrets.token_hex(16)
+        wire.http.headers["x-request-id"] = last.request_id
+        wire.http.headers["traceparent"] = f"00-{trace_id}-{secrets.token_hex(8)}-01"
+        assert (await outcome(wire.rest(last)))[0][-1].type == "done"
+        token = wire.token
+    await assert_logged(told, last.request_id, ("chat", "retrieval", "models"), "rest")
+    # Spans come in their order: those of before have come.
+    await asyncio.to_thread(collector.wait_for, trace_id, _holds([*calls_of("rest"), RETRIEVAL, MODELS]))
+    root = told.mesh.data.parent
+    files = [*root.glob("*.log"), *told.mesh.data.glob("logs/*"), *told.mesh.data.glob("envoy/*.log")]
+    assert {"chat.log", "jobs.log", "knowledge.log", "edge.log", "access.log", "envoy.log"} <= {
+        file.name for file in files
+    }
+    texts = {file.name: file.read_text("utf-8") for file in files}
+    texts["spans"] = "\n".join(span.text for span in collector.spans)
+    for secret in (SAID, SAID.lower(), quote(IN_CHINESE), IN_CHINESE, "Piece 1", token, token.split(".")[2]):
+        for name, text in texts.items():
+            where = text.find(secret)
+            assert where == -1, (name, secret, text[max(0, where - 200) : where + 100])
+    assert all(IN_A_HEADER not in texts[file.name] for file in files)
+    assert_json(texts)
+
+
+async def say_it_in_documents(wire: Transports) -> None:
+    said = f"# {SAID}\n\nThe cook ate the {SAID} at nine. 厨师九点吃了{IN_CHINESE}。\n".encode()
+    wrong = [("note.exe", said), ("broken.pdf", b"%PDF-1.4 " + said), ("odd.md", b"\xff\x00\xd8" + said)]
+    files = [("file", (f"{SAID}-{name}", content)) for name, content in [("note.md", said), *wrong]]
+    answer = await wire.http.post("/api/v1/knowledge/upload", data={"dataset_id": "ds"}, files=files)
+    assert answer.status_code == 200, answer.text
+    await wire.http.post("/api/v1/knowledge/datasets", json={"dataset_id": "named", "name": SAID})
+    await wire.http.post("/api/v1/knowledge/index", json={"dataset_id": "ds"})
+    async with asyncio.timeout(60):
+        while (await wire.http.get("/api/v1/knowledge/status/ds")).json()["status"] != "ready":
+            await asyncio.sleep(0.1)
+    answer = await wire.http.post("/api/v1/search", json={"query": f"who ate {SAID}"})
+    assert SAID in answer.text
+
+
+async def say_it_wrongly(wire: Transports) -> None:
+    asked = {"role": "user", "content": SAID}
+    for path, body in (
+        ("chat/stream", {"messages": [{"role": SAID, "content": SAID}], SAID: SAID}),
+        ("chat/stream", {"messages": [{"role": "user", "content": SAID * 8_000}]}),
+        ("chat/stream", {"conversation_id": f"{SAID} ", "messages": [asked]}),
+        ("chat/stream", {"messages": SAID}),
+        ("chat/rate", {"conversation_id": "none", "request_id": "r", "rating": SAID, "comment": SAID}),
+        ("search", {"query": SAID, "search_type": SAID}),
+        ("search", {"query": SAID, "filters": {"date_range": {"start": SAID}}}),
+        ("models/generate", {"messages": [asked], "model_id": SAID}),
+    ):
+        await wire.http.post(f"/api/v1/{path}", json=body)
+    await wire.http.post("/api/v1/chat/stream", content=f'{{"messages": "{SAID}"')
+    form = {"content-type": f"multipart/form-data; boundary={SAID}"}
+    await wire.http.post("/api/v1/knowledge/upload", content=SAID, headers=form)
+    await wire.http.get(f"/api/v1/models?access_token={SAID}&{wire.token}")
+    await wire.http.get("/api/v1/models", headers={"authorization": f"Bearer {SAID}"})
+    for name in ("content-type", "x-tenant-id", "cookie", "user-agent", "referer", "grpc-timeout"):
+        await wire.http.get("/api/v1/models", headers={name: IN_A_HEADER})
+    with contextlib.suppress(grpc.aio.AioRpcError):
+        await wire.chat.StreamChat(turn(SAID * 8_000), metadata=wire.metadata).read()
+
+
+async def say_it_on_a_socket(told: ModelMesh, wire: Transports) -> None:
+    url = f"ws://{told.mesh.address}/api/v1/chat/ws"
+    for first in ({"type": "start", "token": SAID}, {"type": SAID}, {"type": "start", "token": wire.token}):
+        async with connect(url) as socket:
+            await socket.send(json.dumps(first))
+            for message in (
+                f"{{{SAID}",
+                json.dumps({"type": SAID}),
+                json.dumps({"type": "turn", SAID: SAID}),
+            ):
+                with contextlib.suppress(ConnectionClosed):
+                    await socket.send(message)
+                    await socket.recv()
+    with contextlib.suppress(InvalidStatus):
+        await connect(f"{url}?token={SAID}")
+
+
+def assert_json(texts: dict[str, str]) -> None:
+    """Every line of ours is an object; Envoy's own words and the spans are not ours."""
+    for name, text in texts.items():
+        if name not in ("envoy.log", "spans"):
+            for line in text.splitlines():
+                assert isinstance(json.loads(line), dict), (name, line)
 
 
 def _holds(wanted: list[tuple[str, str]]) -> Any:
@@ -103,12 +227,14 @@ def assert_unbroken(spans: list[Span], client: str, calls: list[tuple[str, str]]
     assert one(spans, MODELS).parent_id == parent
 
 
-async def assert_logged(told: ModelMesh, request_id: str, services: tuple[str, ...]) -> None:
+async def assert_logged(told: ModelMesh, request_id: str, services: tuple[str, ...], transport: str) -> None:
     """The id is in a line of each service's log and of Envoy's, which comes within a second."""
     logs = told.mesh.data.parent
     files = {name: logs / f"{name}.log" for name in services}
     files["access"] = told.mesh.data / "logs" / "access.log"
     async with asyncio.timeout(20):
-        while missing := [name for name, file in files.items() if request_id not in file.read_text("utf-8")]:
+        while not all(request_id in file.read_text("utf-8") for file in files.values()):
             await asyncio.sleep(0.1)
-    assert not missing
+    lines = [json.loads(line) for line in files["chat"].read_text("utf-8").splitlines() if request_id in line]
+    (called,) = [line for line in lines if line["event"] == "rpc"]
+    assert called["transport"] == transport

@@ -94,7 +94,12 @@ def _edge_manager(config: EnvoyConfig, xds: dict[str, dict[str, Any]]) -> dict[s
         manager["tracing"] = {
             "random_sampling": {"value": 100},
             "spawn_upstream_span": True,
-            "custom_tags": [{"tag": "weft.request_id", "request_header": {"name": "x-request-id"}}],
+            # No query, which may hold a token.
+            "max_path_tag_length": 0,
+            "custom_tags": [
+                {"tag": "weft.request_id", "request_header": {"name": "x-request-id"}},
+                {"tag": "url.path", "value": "%PATH(NQ:ORIG_OR_PATH)%"},
+            ],
             "provider": {
                 "name": "envoy.tracers.opentelemetry",
                 "typed_config": {
