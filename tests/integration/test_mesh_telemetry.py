@@ -11,11 +11,12 @@ from typing import Any
 from urllib.parse import quote
 
 import grpc
+import httpx
 import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from tests.servers.mesh import running_mesh
+from tests.servers.mesh import free_port, running_mesh
 from tests.servers.model_mesh import ModelMesh
 from tests.servers.otlp import Collector, Span, collecting
 from tests.servers.paced_model import paced_model
@@ -55,6 +56,7 @@ def told(collector: Collector, tmp_path_factory: pytest.TempPathFactory) -> Iter
             "WEFT_ENDPOINTS": model.endpoints(),
             "WEFT_OTLP_ENDPOINT": collector.endpoint,
             "WEFT_LOG_LEVEL": "debug",
+            "WEFT_JOBS_METRICS_ADDRESS": f"127.0.0.1:{free_port()}",
         }
         with running_mesh(tmp_path_factory.mktemp("told"), "split", environment) as mesh:
             yield ModelMesh(mesh, model, "split")
@@ -135,6 +137,29 @@ async def test_logs_and_spans_hold_no_word_of_a_user(told: ModelMesh, collector:
             assert where == -1, (name, secret, text[max(0, where - 200) : where + 100])
     assert all(IN_A_HEADER not in texts[file.name] for file in files)
     assert_json(texts)
+
+
+async def test_the_job_process_shows_its_work(told: ModelMesh) -> None:
+    url = f"http://{told.mesh.environment['WEFT_JOBS_METRICS_ADDRESS']}"
+    async with told.client("measured") as wire, httpx.AsyncClient() as http:
+        await say_it_in_documents(wire)
+        ready = await http.get(f"{url}/ready")
+        assert (ready.status_code, ready.text) == (200, "ready\n")
+        async with asyncio.timeout(20):
+            while shown(metrics := (await http.get(f"{url}/metrics")).text, 'weft_jobs_open{kind="index"}'):
+                await asyncio.sleep(0.1)
+    assert shown(metrics, 'weft_job_step_seconds_count{step="store"}') >= 1
+    assert shown(metrics, 'weft_backend_up{backend="records"}') == 1
+    for name in ("records_writes", "records_reads", "embeddings"):
+        assert shown(metrics, f'weft_queue_waiting{{queue="{name}"}}') >= 0
+    assert shown(metrics, "weft_loop_lag_seconds_count") > 0
+    assert shown(metrics, "process_resident_memory_bytes") > 0
+    assert shown(metrics, "process_open_fds") > 0
+
+
+def shown(metrics: str, name: str) -> float:
+    """The value of a series in what `/metrics` gives."""
+    return float(next(line.split()[-1] for line in metrics.splitlines() if line.startswith(f"{name} ")))
 
 
 async def say_it_in_documents(wire: Transports) -> None:

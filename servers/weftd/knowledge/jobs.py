@@ -20,6 +20,7 @@ from dbos import DBOS, DBOSConfig, SetWorkflowID, StepOptions
 from sqlalchemy.exc import DBAPIError
 
 from weftd.errors import ResourceExhausted, Unavailable, WeftError, reason_name
+from weftd.knowledge import job_metrics
 from weftd.knowledge.index_steps import IndexSteps, batches
 from weftd.knowledge.job_worker import GivenUp, JobWorker, StartAnew
 from weftd.knowledge.purge_steps import PurgeSteps
@@ -153,6 +154,7 @@ class Jobs:
                     step("compact", steps.compact, tenant)
             except Exception as error:
                 reason, message = _explain(error)
+                job_metrics.given_up(reason)
                 log.exception("index_job_failed", job_id=job_id, reason=reason)
                 step("fail", steps.fail, job_id, reason, message)
 
@@ -171,7 +173,8 @@ class Jobs:
 
         def run() -> T:
             log.debug("job_step", workflow_id=DBOS.workflow_id, step=DBOS.step_id, name=name)
-            return self._call(work(*arguments))
+            with job_metrics.measured(name):
+                return self._call(work(*arguments))
 
         options = StepOptions(
             name=name,
@@ -200,6 +203,7 @@ class Jobs:
     async def _take_up(self) -> None:
         """Hands committed work over to DBOS, and removes what DBOS kept of work that has ended."""
         jobs, purges = await self._records.read(index_jobs.open_work)
+        job_metrics.are_open(index=len(jobs), purge=len(purges))
         new = [("index", each) for each in jobs if each not in self._taken]
         new += [("purge", each) for each in purges if each not in self._taken]
         ended = self._taken.difference(jobs, purges)
