@@ -76,7 +76,7 @@ async def serve(settings: Settings, names: Sequence[ServiceName]) -> None:
         stack.callback(watch_loop())
         metrics = compose.metrics_socket(settings)
         if metrics is not None:
-            stack.callback(telemetry.serve_metrics(metrics, health.problems))
+            stack.callback(telemetry.serve_metrics(metrics, health.problems, health.missing))
         await _require_backends(health)
         # What start-up made stays: the collector need not look at it again.
         gc.collect()
@@ -187,7 +187,8 @@ async def _serve_jobs_metrics(
     stack.push_async_callback(_cancel, watching)
     metrics = compose.jobs_metrics_socket(settings)
     if metrics is not None:
-        stack.callback(telemetry.serve_metrics(metrics, lambda: [*problems, *health.problems()]))
+        serving = telemetry.serve_metrics(metrics, lambda: [*problems, *health.problems()], health.missing)
+        stack.callback(serving)
     return ready
 
 

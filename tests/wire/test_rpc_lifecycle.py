@@ -84,10 +84,10 @@ async def test_metrics_and_readiness_over_http() -> None:
         if not up:
             raise OSError
 
-    health = Health(["s"], [Dependency("redis", "127.0.0.1:6379", ping)])
+    health = Health(["s"], [Dependency("redis", "127.0.0.1:6379", ping, replaceable=True)])
     listening = socket.create_server(("127.0.0.1", 0))
     port = listening.getsockname()[1]
-    stop = serve_metrics(listening, health.problems)
+    stop = serve_metrics(listening, health.problems, health.missing)
 
     def get(path: str) -> tuple[int, str]:
         try:
@@ -103,7 +103,15 @@ async def test_metrics_and_readiness_over_http() -> None:
         assert "redis at 127.0.0.1:6379" in text
         up = True
         await health.check()
-        assert (await asyncio.to_thread(get, "/ready"))[0] == 200
+        assert await asyncio.to_thread(get, "/ready") == (200, "ready\n")
+        assert health.serving("redis") is True
+        up = False
+        await health.check()
+        status, text = await asyncio.to_thread(get, "/ready")
+        assert (status, text.splitlines()[0]) == (200, "ready")
+        assert "redis at 127.0.0.1:6379 does not answer" in text
+        assert (health.serving("s"), health.serving("redis")) == (True, False)
+        up = True
         method = MethodMetrics("/x/Y", streams=True)
         method.over("rest").ended(method.began(), "NOT_FOUND")
         status, text = await asyncio.to_thread(get, "/metrics")

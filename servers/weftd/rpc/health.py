@@ -59,8 +59,18 @@ class Health:
             return ["stopping: no new calls are taken"]
         return [self._describe(dependency) for dependency in self._dependencies if self._blocks(dependency)]
 
+    def missing(self) -> list[str]:
+        """What the process goes on without, a line each: it answered once and does not now."""
+        return [
+            self._describe(dependency)
+            for dependency in self._dependencies
+            if not self._answers[dependency.name] and not self._blocks(dependency)
+        ]
+
     def serving(self, service: str) -> bool | None:
-        """Whether a service is ready, "" for all of them; None for one that is not here."""
+        """Whether a service is ready, "" for all of them, or a backend answers; None for what is not here."""
+        if service in self._answers:
+            return bool(self._answers[service])
         if service and service not in self._services:
             return None
         if self._draining:
@@ -141,7 +151,7 @@ class Health:
 
     async def List(self, _request: Any, _context: grpc.aio.ServicerContext[Any, Any]) -> Any:
         return health_pb2.HealthListResponse(
-            statuses={name: _response(self.serving(name)) for name in ("", *self._services)}
+            statuses={name: _response(self.serving(name)) for name in ("", *self._services, *self._answers)}
         )
 
 

@@ -75,11 +75,15 @@ def describe(error: BaseException) -> dict[str, Any]:
     return described
 
 
-def serve_metrics(listening: socket.socket, problems: Callable[[], Iterable[str]]) -> Callable[[], None]:
+def serve_metrics(
+    listening: socket.socket,
+    problems: Callable[[], Iterable[str]],
+    missing: Callable[[], Iterable[str]] = tuple,
+) -> Callable[[], None]:
     """Serves `/metrics` and `/ready` over HTTP from a thread; returns how to stop, which closes the socket.
 
     `problems` says what keeps the process from being ready: `/ready` is 200 where it is empty, else
-    503 with a problem a line.
+    503 with a problem a line. `missing` says what it goes on without: it stands below "ready".
     """
     metrics = make_wsgi_app()
 
@@ -93,7 +97,7 @@ def serve_metrics(listening: socket.socket, problems: Callable[[], Iterable[str]
                     "503 Service Unavailable" if found else "200 OK",
                     [("Content-Type", "text/plain; charset=utf-8")],
                 )
-                return ["".join(f"{line}\n" for line in found or ["ready"]).encode()]
+                return ["".join(f"{line}\n" for line in found or ["ready", *missing()]).encode()]
             case _:
                 start_response("404 Not Found", [("Content-Type", "text/plain")])
                 return [b"There are /metrics and /ready.\n"]
