@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -56,7 +57,11 @@ class State(Enum):
 
 
 class Turn:
-    """Events from `forgotten` + 1 to `seq` are in memory, all of them committed."""
+    """Events from `forgotten` + 1 to `seq` are in memory, all of them committed.
+
+    While every reader is behind, text gathers into one event instead of many; a reader that keeps up gets
+    each as soon as it is committed. Whoever is far behind reads from the store.
+    """
 
     def __init__(
         self, key: TurnKey, request: StreamChatRequest, fingerprint: bytes, *, grace_s: float
@@ -77,6 +82,8 @@ class Turn:
         self._work: asyncio.Task[Answer] | None = None
         self._grace_s = grace_s
         self._readers = 0
+        self._read_to = 0  # by the foremost of them
+        self._caught_up = asyncio.Event()
         self._resumable = False
         self._grace: asyncio.TimerHandle | None = None
         self._changed = asyncio.Event()
@@ -111,15 +118,23 @@ class Turn:
     async def read(self, after_seq: int) -> AsyncGenerator[ChatEvent, None]:
         """The events after `after_seq` as they are committed; ends with the turn, or where memory begins
         after them."""
+        self._has_read(after_seq)
         while after_seq >= self.forgotten:
             while self.forgotten <= after_seq < self.seq:
                 event = self._events[after_seq - self.forgotten]
                 after_seq = event.seq
                 yield event
+                self._has_read(after_seq)
             if self.state is not State.RUNNING:
                 return
             if after_seq >= self.seq:
                 await self._changed.wait()
+
+    def _has_read(self, seq: int) -> None:
+        if self._read_to < seq <= self.seq:
+            self._read_to = seq
+            if self.seq - seq < _BEHIND:
+                self._caught_up.set()
 
     def forget(self, seq: int) -> None:
         """Drops the events up to `seq` from memory; the store keeps them."""
@@ -139,6 +154,7 @@ class Turn:
         """`work` makes the answer; it is cancelled when the turn is stopped."""
         self._work = work
         work.add_done_callback(lambda _: self._to_do.set())
+        work.add_done_callback(lambda _: self._caught_up.set())
         if self.stopped is not None:
             work.cancel()
 
@@ -169,17 +185,26 @@ class Turn:
     async def to_store(self) -> tuple[list[ChatEvent], bool]:
         """Waits for text or the end of the work: the delta to store, if any, and whether it is the end."""
         await self._to_do.wait()
-        self._to_do.clear()
         assert self._work is not None
+        if self.seq - self._read_to >= _BEHIND and not self._work.done():
+            await self._until_read()
+        self._to_do.clear()
         events: list[ChatEvent] = []
         if self._pending:
             events.append(ChatEvent(type="delta", content="".join(self._pending), seq=self.seq + 1))
             self._pending.clear()
         return events, self._work.done()
 
+    async def _until_read(self) -> None:
+        """Until a reader comes near or the work ends; but not for long: what is not stored can be lost."""
+        self._caught_up.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_GATHER_S):
+                await self._caught_up.wait()
+
     def go_on_after(self, seq: int, text: str) -> None:
         """The events up to `seq`, with this text, were made by another process and are stored."""
-        self.seq = self.forgotten = seq
+        self.seq = self.forgotten = self._read_to = seq
         self.text = [text]
         self._turn_to(State.RUNNING)
 
@@ -188,6 +213,8 @@ class Turn:
         self._events += events
         self.text += [event.content for event in events if event.type == "delta"]
         self.seq = events[-1].seq
+        if len(self._events) >= 2 * _MOST_KEPT:
+            self.forget(self.seq - _MOST_KEPT)
         self._turn_to(state)
 
     def leave(self, state: State, failure: WeftError | None = None) -> None:
@@ -204,5 +231,10 @@ class Turn:
         changed.set()
 
 
+# So many events behind the last one a reader no longer keeps up.
+_BEHIND = 32
+_GATHER_S = 1.0
+# Events in memory, up to twice as many; the store has all.
+_MOST_KEPT = 256
 # A client's cancel at its deadline comes about when our own clock says so, on either side.
 _DEADLINE_SLACK_S = 0.05
