@@ -20,6 +20,7 @@ from weftd.rpc import access, caller, status, telemetry, wire
 from weftd.rpc.auth import TokenVerifier
 from weftd.rpc.drain import Drain
 from weftd.rpc.metrics import MethodMetrics
+from weftd.rpc.stall import StallGuard
 from weftd.rpc.tracing import CallSpan, StartSpan
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
@@ -58,6 +59,7 @@ class Call:
         "_around",
         "_code",
         "_context",
+        "_made_id",
         "_messages",
         "_method",
         "_metrics",
@@ -76,6 +78,7 @@ class Call:
         self._code = "OK"
         self._messages = 0
         self._request_id = ""
+        self._made_id = False
         self._span: CallSpan | None = None
         self.caller: caller.Caller
         around.drain.call_began()
@@ -103,6 +106,7 @@ class Call:
                 socket = value
         self._metrics = self._method.metrics.over(wire.transport_of(edge, socket))
         id_is_good = _REQUEST_ID.fullmatch(given_id) is not None
+        self._made_id = not id_is_good
         self._request_id = given_id if id_is_good else uuid.uuid4().hex
         if len(authorizations) > 1:
             raise Unauthenticated("There are two authorization headers. Send one.")
@@ -136,23 +140,30 @@ class Call:
             raise InvalidArgument({"x-request-id": "Use 1 to 128 of letters, digits and _ - . : @."})
 
     async def greet(self) -> None:
-        """Answers with the request id in `x-request-id`.
+        """Tells a request id that was made here, in `x-request-id`.
 
-        Not before there is an answer: an error alone must be the first thing that is sent, or over REST
-        it comes after a 200. A servicer that sent headers of its own has answered already.
+        One that came with the call its caller knows, and Envoy answers with it: headers sent apart from the
+        first message cost a call a tenth of its time. Not before there is an answer: an error alone must be
+        the first thing that is sent, or over REST it comes after a 200. A servicer that sent headers of its
+        own has answered already.
         """
+        if not self._made_id:
+            return
         with contextlib.suppress(grpc.aio.UsageError):
             await self._context.send_initial_metadata((("x-request-id", self._request_id),))
 
     async def send_all(self, responses: AsyncGenerator[Any, None]) -> None:
         write, wrote, last = self._context.write, self._metrics.wrote, self._started
-        async with contextlib.aclosing(responses):
-            async for response in responses:
-                if not self._messages:
-                    await self.greet()
-                await write(response)
-                last = wrote(last, first=self._messages == 0)
-                self._messages += 1
+        with StallGuard() as guard:
+            async with contextlib.aclosing(responses):
+                async for response in responses:
+                    if not self._messages:
+                        await self.greet()
+                    guard.writing = self._messages + 1
+                    await write(response)
+                    guard.writing = 0
+                    last = wrote(last, first=self._messages == 0)
+                    self._messages += 1
 
     async def fail(self, error: BaseException) -> NoReturn:
         """Ends the call with the status that `error` means; re-raises where the client is gone."""
