@@ -108,7 +108,6 @@ async def test_a_turn_over_the_wire(chat: Chat) -> None:
     events = [event async for event in call]
     assert text_of(events) == TEXT
     assert list(events[-1].degraded) == ["graph"]
-    assert dict(await call.initial_metadata())["x-request-id"] == "my-id"
     request = chat_pb2.GetConversationRequest(conversation_id="conv_my-id", page_size=1)
     first = await chat.stub.GetConversation(request, metadata=chat.metadata)
     request.page_token = first.next_page_token

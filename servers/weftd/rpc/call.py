@@ -172,7 +172,7 @@ class Call:
             self._code = "CANCELLED"
             raise asyncio.CancelledError from error
         if isinstance(error, grpc.aio.AbortError):  # the handler's own
-            self._code = "ABORTED"
+            self._code = self._context.code().name
             raise error
         if isinstance(error, asyncio.CancelledError):
             task = asyncio.current_task()

@@ -227,6 +227,8 @@ def _make_engine(url: sa.URL, connections: int) -> sa.Engine:
         )
     engine = sa.create_engine(
         url,
+        # As psycopg has them: a Statement's parameters have names.
+        paramstyle="named",
         pool_size=connections,
         max_overflow=0,
         poolclass=sa.QueuePool,

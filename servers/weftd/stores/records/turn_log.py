@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from weft.v1.chat_pb2 import ChatEvent
 from weft.v1.common_pb2 import Reference
 from weftd.stores.records.conversation_tables import answer_references, messages, turn_events, turns
+from weftd.stores.records.statement import Statement
 
 __all__ = ["End", "append", "close_ownerless", "end", "events_after", "text_so_far"]
 
@@ -28,7 +29,7 @@ class End:
     now_ms: int
 
 
-_ADVANCE = (
+_OWN = (
     sa.update(turns)
     .where(
         turns.c.turn_id == sa.bindparam("of_turn"),
@@ -38,19 +39,21 @@ _ADVANCE = (
     )
     .values(last_seq=sa.bindparam("new_seq"))
 )
-_END = _ADVANCE.values(status=sa.bindparam("new_status"), ended_at_ms=sa.bindparam("at_ms"))
-_EVENTS = (
+_ADVANCE = Statement(_OWN)
+_END = Statement(
+    _OWN.where(turns.c.tenant == sa.bindparam("of_tenant"))
+    .values(status=sa.bindparam("new_status"), ended_at_ms=sa.bindparam("at_ms"))
+    .returning(turns.c.conversation_id, turns.c.request_id, turns.c.position)
+)
+_EVENTS = Statement(
     sa.select(turn_events.c.data)
     .where(turn_events.c.turn_id == sa.bindparam("of_turn"), turn_events.c.seq > sa.bindparam("after_seq"))
     .order_by(turn_events.c.seq)
     .limit(sa.bindparam("most"))
 )
-_PLACE = sa.select(turns.c.conversation_id, turns.c.request_id, turns.c.position).where(
-    turns.c.tenant == sa.bindparam("tenant"), turns.c.turn_id == sa.bindparam("of_turn")
-)
-_INSERT_EVENTS = sa.insert(turn_events)
-_INSERT_MESSAGES = sa.insert(messages)
-_INSERT_REFERENCES = sa.insert(answer_references)
+_INSERT_EVENTS = Statement(sa.insert(turn_events))
+_INSERT_MESSAGES = Statement(sa.insert(messages))
+_INSERT_REFERENCES = Statement(sa.insert(answer_references))
 
 
 def append(
@@ -61,10 +64,10 @@ def append(
     Calling it again with the same events, after a commit of unknown outcome, changes nothing.
     """
     last = events[-1].seq
-    moved = connection.execute(
-        _ADVANCE, {"of_turn": turn_id, "of_worker": worker, "after_seq": after_seq, "new_seq": last}
+    moved = _ADVANCE.count(
+        connection, {"of_turn": turn_id, "of_worker": worker, "after_seq": after_seq, "new_seq": last}
     )
-    if moved.rowcount == 0:
+    if not moved:
         return _was_stored(connection, turn_id, worker, last)
     _store_events(connection, turn_id, events)
     return True
@@ -81,9 +84,10 @@ def end(
 ) -> bool:
     """Stores a turn's last events, its answer and what it rests on, in one commit. Otherwise as `append`."""
     last = events[-1].seq
-    moved = connection.execute(
-        _END,
+    place = _END.first(
+        connection,
         {
+            "of_tenant": tenant,
             "of_turn": turn_id,
             "of_worker": worker,
             "after_seq": after_seq,
@@ -92,10 +96,11 @@ def end(
             "at_ms": ending.now_ms,
         },
     )
-    if moved.rowcount == 0:
+    if place is None:
         return _was_stored(connection, turn_id, worker, last)
     _store_events(connection, turn_id, events)
-    _store_answer(connection, tenant, turn_id, ending)
+    conversation_id, request_id, position = place
+    _store_answer(connection, tenant, conversation_id, request_id, position, ending)
     return True
 
 
@@ -129,7 +134,7 @@ def close_ownerless(
 
 def events_after(connection: sa.Connection, turn_id: int, after_seq: int, most: int) -> list[ChatEvent]:
     """The next `most` events after `after_seq`."""
-    rows = connection.execute(_EVENTS, {"of_turn": turn_id, "after_seq": after_seq, "most": most})
+    rows = _EVENTS.all(connection, {"of_turn": turn_id, "after_seq": after_seq, "most": most})
     return [ChatEvent.FromString(data) for (data,) in rows]
 
 
@@ -149,37 +154,35 @@ def _was_stored(connection: sa.Connection, turn_id: int, worker: str, last: int)
 
 
 def _store_events(connection: sa.Connection, turn_id: int, events: Sequence[ChatEvent]) -> None:
-    connection.execute(
-        _INSERT_EVENTS,
+    _INSERT_EVENTS.many(
+        connection,
         [{"turn_id": turn_id, "seq": event.seq, "data": event.SerializeToString()} for event in events],
     )
 
 
-def _store_answer(connection: sa.Connection, tenant: str, turn_id: int, ending: End) -> None:
-    turn = connection.execute(_PLACE, {"tenant": tenant, "of_turn": turn_id}).one()
-    place = {"tenant": tenant, "conversation_id": turn.conversation_id, "position": turn.position}
-    connection.execute(
-        _INSERT_MESSAGES,
-        {
-            **place,
-            "created_at_ms": ending.now_ms,
-            "role": "assistant",
-            "content": ending.text,
-            "request_id": turn.request_id,
-            "status": ending.status,
-        },
+def _store_answer(
+    connection: sa.Connection, tenant: str, conversation_id: str, request_id: str, position: int, ending: End
+) -> None:
+    place = {"tenant": tenant, "conversation_id": conversation_id, "position": position}
+    answer = {
+        **place,
+        "created_at_ms": ending.now_ms,
+        "role": "assistant",
+        "content": ending.text,
+        "request_id": request_id,
+        "status": ending.status,
+    }
+    _INSERT_MESSAGES.many(connection, [answer])
+    _INSERT_REFERENCES.many(
+        connection,
+        [
+            {
+                **place,
+                "number": reference.id,
+                "dataset_id": reference.dataset_id,
+                "document_id": reference.document_id,
+                "data": reference.SerializeToString(),
+            }
+            for reference in ending.references
+        ],
     )
-    if ending.references:
-        connection.execute(
-            _INSERT_REFERENCES,
-            [
-                {
-                    **place,
-                    "number": reference.id,
-                    "dataset_id": reference.dataset_id,
-                    "document_id": reference.document_id,
-                    "data": reference.SerializeToString(),
-                }
-                for reference in ending.references
-            ],
-        )

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from weft.v1.chat_pb2 import ChatEvent
 from weft.v1.common_pb2 import Message
 from weftd.stores.records.conversation_tables import conversations, messages, turns
+from weftd.stores.records.statement import Statement
 from weftd.stores.records.turn_log import close_ownerless
 from weftd.stores.records.workers import is_alive
 
@@ -81,31 +82,35 @@ _TURN = sa.select(
     turns.c.tenant == sa.bindparam("tenant"),
     turns.c.conversation_id == sa.bindparam("conversation_id"),
 )
-_FIND = _TURN.where(turns.c.request_id == sa.bindparam("request_id"))
-_FIND_OR_RUNNING = _TURN.where(
-    (turns.c.request_id == sa.bindparam("request_id")) | (turns.c.status == sa.text("'running'"))
+_FIND = Statement(_TURN.where(turns.c.request_id == sa.bindparam("request_id")))
+_FIND_OR_RUNNING = Statement(
+    _TURN.where((turns.c.request_id == sa.bindparam("request_id")) | (turns.c.status == sa.text("'running'")))
 )
 # Both dialects read these alike; SQLAlchemy has one construct for each.
-_CONVERSATION = sa.text(
-    "INSERT INTO conversations"
-    " (tenant, conversation_id, title, created_at_ms, updated_at_ms, next_position)"
-    " VALUES (:tenant, :conversation_id, :title, :now_ms, :now_ms, :added)"
-    " ON CONFLICT (tenant, conversation_id) DO UPDATE SET updated_at_ms = excluded.updated_at_ms,"
-    " next_position = conversations.next_position + excluded.next_position"
-    " RETURNING next_position"
+_CONVERSATION = Statement(
+    sa.text(
+        "INSERT INTO conversations"
+        " (tenant, conversation_id, title, created_at_ms, updated_at_ms, next_position)"
+        " VALUES (:tenant, :conversation_id, :title, :now_ms, :now_ms, :added)"
+        " ON CONFLICT (tenant, conversation_id) DO UPDATE SET updated_at_ms = excluded.updated_at_ms,"
+        " next_position = conversations.next_position + excluded.next_position"
+        " RETURNING next_position"
+    )
 )
-_BEGIN = sa.text(
-    "INSERT INTO turns (tenant, conversation_id, request_id, fingerprint, status, owner,"
-    " cancel_requested, options, position, last_seq, started_at_ms, replayable)"
-    " VALUES (:tenant, :conversation_id, :request_id, :fingerprint, 'running', :worker,"
-    " FALSE, :options, :position, 0, :now_ms, TRUE)"
-    " ON CONFLICT DO NOTHING RETURNING turn_id"
+_BEGIN = Statement(
+    sa.text(
+        "INSERT INTO turns (tenant, conversation_id, request_id, fingerprint, status, owner,"
+        " cancel_requested, options, position, last_seq, started_at_ms, replayable)"
+        " VALUES (:tenant, :conversation_id, :request_id, :fingerprint, 'running', :worker,"
+        " FALSE, :options, :position, 0, :now_ms, TRUE)"
+        " ON CONFLICT DO NOTHING RETURNING turn_id"
+    )
 )
 _KNOWN = sa.select(conversations.c.next_position).where(
     conversations.c.tenant == sa.bindparam("tenant"),
     conversations.c.conversation_id == sa.bindparam("conversation_id"),
 )
-_HISTORY = (
+_HISTORY = Statement(
     sa.select(messages.c.role, messages.c.content)
     .where(
         messages.c.tenant == sa.bindparam("tenant"),
@@ -115,14 +120,14 @@ _HISTORY = (
     .order_by(messages.c.position.desc())
     .limit(sa.bindparam("most"))
 )
-_INSERT_MESSAGES = sa.insert(messages)
+_INSERT_MESSAGES = Statement(sa.insert(messages))
 
 
 def find(connection: sa.Connection, tenant: str, conversation_id: str, request_id: str) -> StoredTurn | None:
     """The turn of that request id; None where the tenant has no such one."""
-    row = connection.execute(
-        _FIND, {"tenant": tenant, "conversation_id": conversation_id, "request_id": request_id}
-    ).first()
+    row = _FIND.first(
+        connection, {"tenant": tenant, "conversation_id": conversation_id, "request_id": request_id}
+    )
     return None if row is None else StoredTurn(*row)
 
 
@@ -136,7 +141,7 @@ def begin(
     """
     key = {"tenant": new.tenant, "conversation_id": new.conversation_id}
     while True:
-        there = connection.execute(_FIND_OR_RUNNING, {**key, "request_id": new.request_id}).all()
+        there = _FIND_OR_RUNNING.all(connection, {**key, "request_id": new.request_id})
         found = [StoredTurn(*row) for row in there]
         for stored in found:
             if stored.request_id == new.request_id:
@@ -157,12 +162,12 @@ def begin(
         if new.earlier and connection.execute(_KNOWN, key).first() is None:
             said[:0] = new.earlier
         title = next(message.content for message in said if message.role == "user")
-        next_position = connection.execute(
-            _CONVERSATION,
+        (next_position,) = _CONVERSATION.one(
+            connection,
             {**key, "title": title.strip()[:80], "now_ms": new.now_ms, "added": len(said) + 1},
-        ).scalar_one()
-        turn_id = connection.execute(
-            _BEGIN,
+        )
+        begun = _BEGIN.first(
+            connection,
             {
                 **key,
                 "request_id": new.request_id,
@@ -172,13 +177,14 @@ def begin(
                 "position": next_position - 1,
                 "now_ms": new.now_ms,
             },
-        ).scalar()
-        if turn_id is not None:
+        )
+        if begun is not None:
             break
         # Another process began one since we looked: look again.
     first = next_position - 1 - len(said)
-    connection.execute(
-        _INSERT_MESSAGES,
+    (turn_id,) = begun
+    _INSERT_MESSAGES.many(
+        connection,
         [
             {
                 **key,
@@ -203,10 +209,10 @@ def history(
     connection: sa.Connection, tenant: str, conversation_id: str, *, before: int, most: int
 ) -> list[Message]:
     """The last `most` messages before position `before`, the oldest first."""
-    rows = connection.execute(
-        _HISTORY, {"tenant": tenant, "conversation_id": conversation_id, "before": before, "most": most}
-    ).all()
-    return [Message(role=row.role, content=row.content) for row in reversed(rows)]
+    rows = _HISTORY.all(
+        connection, {"tenant": tenant, "conversation_id": conversation_id, "before": before, "most": most}
+    )
+    return [Message(role=role, content=content) for role, content in reversed(rows)]
 
 
 def withdraw(
