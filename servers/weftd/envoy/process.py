@@ -23,6 +23,7 @@ from weftd.envoy.config import Endpoint, EnvoyConfig
 from weftd.envoy.files import write
 from weftd.envoy.listener import EDGE_LISTENER
 from weftd.envoy.template import BOOTSTRAP, Rendered, render
+from weftd.log_files import keep_small
 
 __all__ = ["EnvoyError", "EnvoyProcess"]
 
@@ -104,6 +105,10 @@ class EnvoyProcess:
             await self._until_ready()
             follower = asyncio.create_task(self._follow_keys(), name="envoy-keys")
             stack.push_async_callback(_end, follower)
+            cutter = asyncio.create_task(
+                keep_small([self._config.access_log, self.log_file]), name="envoy-logs"
+            )
+            stack.push_async_callback(_end, cutter)
             self._cleanup = stack.pop_all()
         return self
 
