@@ -15,6 +15,7 @@ from weftd import compose
 from weftd.compose import CannotStart, plainly
 from weftd.control import serve_control
 from weftd.lock import alone
+from weftd.log_files import keep_small
 from weftd.settings import SERVICES, Settings
 from weftd.supervisor import Child
 from weftd.workers import Worker, Workers, environment, metrics_sockets, plain_failures, until_signal
@@ -44,9 +45,10 @@ async def _run(settings: Settings, count: int, console: Console, lock: IO[str]) 
     _require_free_port(settings.host, settings.port)
     logs = settings.data.absolute() / "logs"
     metrics = metrics_sockets(settings, count)
+    names = [f"services-{slot + 1}" for slot in range(count)] if count > 1 else ["services"]
 
     def make_services(slot: int) -> Worker:
-        name = f"services-{slot + 1}" if count > 1 else "services"
+        name = names[slot]
         own = settings.model_copy(update=_free_addresses())
         child = Child(
             name, ["serve", *SERVICES], environment(own, metrics[slot]), logs / f"{name}.log", metrics[slot]
@@ -92,6 +94,7 @@ async def _run(settings: Settings, count: int, console: Console, lock: IO[str]) 
             group.create_task(jobs.keep())
             group.create_task(envoy.keep())
             group.create_task(serve_control(lock, restart))
+            group.create_task(keep_small(logs / f"{name}.log" for name in (*names, "jobs")))
 
 
 def _free_addresses() -> dict[str, str]:
