@@ -51,14 +51,15 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         method = _Wrapped(self._around, name, handler)
         match handler.request_streaming, handler.response_streaming:
             case False, False:
-                make, behavior = grpc.unary_unary_rpc_method_handler, method.unary(handler.unary_unary)
+                make, behavior = grpc.stream_unary_rpc_method_handler, method.unary(handler.unary_unary)
             case True, False:
                 make, behavior = grpc.stream_unary_rpc_method_handler, method.unary(handler.stream_unary)
             case False, True:
-                make, behavior = grpc.unary_stream_rpc_method_handler, method.stream(handler.unary_stream)
+                make, behavior = grpc.stream_stream_rpc_method_handler, method.stream(handler.unary_stream)
             case _:
                 make, behavior = grpc.stream_stream_rpc_method_handler, method.bidi(handler.stream_stream)
-        # A single request is parsed inside the call, so that a broken one is answered like any other error.
+        # A single request is read and parsed inside the call, so that one that is broken or does not come is
+        # answered like any other error: gRPC would leave its client without an answer.
         parse = method.parse if handler.request_streaming else None
         wrapped: _Handler = make(behavior, parse, handler.response_serializer)
         return wrapped
@@ -80,12 +81,21 @@ class _Wrapped:
         except DecodeError:
             raise InvalidArgument({"": "The bytes are no message of this type."}) from None
 
+    async def only_request(self, context: Context) -> Any:
+        raw = await context.read()
+        if raw is grpc.aio.EOF:
+            # As gRPC's own refusals, without details.
+            said = "This call takes one message and got none. Send one."
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED, said)
+        return self.parse(raw)
+
     def unary(self, behavior: Any) -> Any:
-        async def handle(request: Any, context: Context) -> Any:
+        async def handle(requests: Any, context: Context) -> Any:
             call = Call(self._around, self._method, context)
             try:
                 call.begin()
-                response = await behavior(request if self._takes_stream else self.parse(request), context)
+                request = requests if self._takes_stream else await self.only_request(context)
+                response = await behavior(request, context)
                 await call.greet()
                 return response
             except BaseException as error:
@@ -96,11 +106,11 @@ class _Wrapped:
         return handle
 
     def stream(self, behavior: Any) -> Any:
-        async def handle(request: Any, context: Context) -> None:
+        async def handle(_requests: Any, context: Context) -> None:
             call = Call(self._around, self._method, context)
             try:
                 call.begin()
-                await call.send_all(behavior(self.parse(request), context))
+                await call.send_all(behavior(await self.only_request(context), context))
             except BaseException as error:
                 await call.fail(error)
             finally:
