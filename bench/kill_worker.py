@@ -40,6 +40,8 @@ def two_workers(directory: Path) -> Iterator[ModelMesh]:
     }
     with running_model_mesh(directory, "two", more) as running:
         asyncio.run(both_serve(running.mesh))
+        while len((running.mesh.data / "up.lock").read_text().splitlines()) < 2:
+            time.sleep(0.1)  # its job process, at the lowest priority, comes last
         yield running
 
 

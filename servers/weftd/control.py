@@ -68,8 +68,8 @@ async def ask(data: Path) -> AsyncIterator[str]:
                 yield line
     if not found:
         raise CannotStart(
-            f"Nothing that can restart its processes runs on {data}: start it with `weft up`, or with "
-            " `weft serve … --workers N`, or name its directory with WEFT_DATA."
+            f"Nothing that can restart its processes runs on {data}, or it is still starting. There are "
+            "`weft up` and `weft serve … --workers N`; WEFT_DATA names another directory."
         )
 
 

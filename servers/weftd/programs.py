@@ -128,6 +128,7 @@ async def _serve_edge(settings: Settings, drain: Drain, on_ready: Callable[[int]
         settings.allowed_hosts,
         settings.allowed_origins,
         sockets,
+        drain.started.is_set,
     )
     try:
         listen = endpoint(settings.edge_address)

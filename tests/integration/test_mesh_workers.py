@@ -61,7 +61,7 @@ def test_a_worker_that_cannot_start_leaves_the_others_alone(model_mesh: ModelMes
     finally:
         keys.write_bytes(sound)
     assert failed.returncode == 1
-    assert "is no JSON Web Key Set" in failed.stderr
+    assert "jwks.json is no JWKS file" in failed.stderr
     assert {worker.pid for worker in workers_of(mesh)} == before
     assert httpx.get(f"{mesh.url}/api/v1/models", headers=_bearer(model_mesh)).status_code == 200
 
@@ -82,7 +82,7 @@ def test_nothing_to_restart(tmp_path: Path) -> None:
     (tmp_path / "data" / "up.lock").write_text("1\n/nowhere/control.sock\n")  # of one that was killed
     done = restart(Mesh(0, tmp_path, mesh_environment(tmp_path / "data", 8080)))
     assert done.returncode == 1
-    assert "start it with `weft up`" in done.stderr
+    assert "Nothing that can restart" in done.stderr
 
 
 def _bearer(model_mesh: ModelMesh) -> dict[str, str]:
@@ -97,7 +97,7 @@ def apart(tmp_path: Path) -> Iterator[Mesh]:
     mesh.environment |= {
         f"WEFT_{name.upper()}_ADDRESS": f"127.0.0.1:{first}-{first + 1}" for name in SERVICES
     }
-    mesh.environment["WEFT_EDGE_ADDRESS"] = f"127.0.0.1:{edge}"
+    mesh.environment["WEFT_EDGE_ADDRESS"] = f"127.0.0.1:{edge}-{edge + 1}"
     mesh.environment["WEFT_ENVOY_METRICS_ADDRESS"] = f"127.0.0.1:{free_port()}"
     mesh.environment["WEFT_METRICS_ADDRESS"] = f"127.0.0.1:{(metrics := _two_free_ports())}"
     try:

@@ -52,14 +52,15 @@ def build_app(
     allowed_hosts: Collection[str] = (),
     allowed_origins: Collection[str] = (),
     chat: ChatSockets | None = None,
+    draining: Callable[[], bool] = lambda: False,
 ) -> Starlette:
     """`page_dir` is what Vite built. `dev_token` makes a token for whoever asks; None: there is none.
-    `chat` serves the sockets; None: none is taken.
+    `chat` serves the sockets; None: none is taken. `draining`: whether requests should go elsewhere.
 
     It is given where `Host` is a loopback name or one of `allowed_hosts` (names without port), and the
     page that asks is our own or of one of `allowed_origins` ("http://localhost:5173").
     """
-    routes: list[BaseRoute] = [Route("/healthz", _health)]
+    routes: list[BaseRoute] = [Route("/healthz", _health(draining))]
     if dev_token is not None:
         routes.append(Route(_TOKEN_PATH, _give(dev_token, allowed_hosts, allowed_origins), methods=["POST"]))
     if chat is not None:
@@ -69,8 +70,11 @@ def build_app(
     return Starlette(routes=routes, middleware=[Middleware(_SafeHeaders)])
 
 
-async def _health(_: Request) -> Response:
-    return PlainTextResponse("ok\n")
+def _health(draining: Callable[[], bool]) -> Callable[[Request], Awaitable[Response]]:
+    async def health(_: Request) -> Response:
+        return PlainTextResponse("draining\n", 503) if draining() else PlainTextResponse("ok\n")
+
+    return health
 
 
 def _give(

@@ -64,7 +64,7 @@ def routes(config: EnvoyConfig, services: list[Service], descriptors_file: str) 
                     *(_stream({"path": path}, first, open_to_all=True) for path in _HEALTH),
                     *(_stream({"path": path}, first) for path in _REFLECTION),
                     *(route for service in services for route in _service(service)),
-                    _unary({"path": "/api/v1/dev/token"}, EDGE, open_to_all=True),
+                    _unary({"path": "/api/v1/dev/token"}, EDGE, retry=True, open_to_all=True),
                     {**_stream({"path": "/api/v1/chat/ws"}, EDGE), "typed_per_filter_config": _SOCKET},
                     # Transcoded first, then routed again by its gRPC path; what the contract does not know is
                     # a 404 of the transcoder. A real route, because a direct response ignores CORS.
@@ -78,7 +78,7 @@ def routes(config: EnvoyConfig, services: list[Service], descriptors_file: str) 
                         "direct_response": {"status": 404},
                         "typed_per_filter_config": _OPEN,
                     },
-                    _unary({"prefix": "/"}, EDGE, open_to_all=True),
+                    _unary({"prefix": "/"}, EDGE, retry=True, open_to_all=True),
                 ],
             }
         ],
