@@ -19,7 +19,7 @@ from weftd.errors import DeadlineExceeded, InvalidArgument, PermissionDenied, Un
 from weftd.rpc import access, caller, status, telemetry, wire
 from weftd.rpc.auth import TokenVerifier
 from weftd.rpc.drain import Drain
-from weftd.rpc.metrics import MethodMetrics
+from weftd.rpc.metrics import MethodMetrics, TransportMetrics
 from weftd.rpc.stall import StallGuard
 from weftd.rpc.tracing import CallSpan, StartSpan
 
@@ -74,7 +74,7 @@ class Call:
         self._method = method
         self._context = context
         self._started = method.metrics.began()
-        self._metrics = method.metrics.over(wire.MESH)
+        self._metrics: TransportMetrics | None = None
         self._code = "OK"
         self._messages = 0
         self._request_id = ""
@@ -153,6 +153,7 @@ class Call:
             await self._context.send_initial_metadata((("x-request-id", self._request_id),))
 
     async def send_all(self, responses: AsyncGenerator[Any, None]) -> None:
+        assert self._metrics is not None  # the call has begun
         write, wrote, last = self._context.write, self._metrics.wrote, self._started
         with StallGuard() as guard:
             async with contextlib.aclosing(responses):
@@ -210,14 +211,15 @@ class Call:
 
     def end(self) -> None:
         method = self._method
-        took_s = self._metrics.ended(self._started, self._code)
+        metrics = self._metrics or method.metrics.over(wire.MESH)
+        took_s = metrics.ended(self._started, self._code)
         self._around.drain.call_ended()
         if self._span is not None:
             self._span.end(self._code)
         log.info(
             "rpc",
             rpc=method.name,
-            transport=self._metrics.transport,
+            transport=metrics.transport,
             code=self._code,
             ms=round(took_s * 1000, 2),
             messages=self._messages,
