@@ -25,37 +25,60 @@ def _free_ports(count: int) -> list[int]:
         return [each.getsockname()[1] for each in sockets]
 
 
-@contextmanager
-def running_milvus(directory: Path) -> Iterator[str]:
-    """The URI of a server with its data in `directory`; killed on exit."""
-    from milvus import MilvusServer, MilvusServerConfig, _initialize_data_files
+class Milvus:
+    """A server with its data in `directory`; it keeps its ports over `kill` and `start`."""
 
-    _UNPACKED.mkdir(parents=True, exist_ok=True)
-    _initialize_data_files(str(_UNPACKED))
-    (directory / "bin").symlink_to(_UNPACKED / "bin")
-    config = MilvusServerConfig(data_dir=str(directory))
-    keys = [key for key in config.configurable_items if key.endswith("_port")]
-    *ports, metrics, etcd, etcd_peers = _free_ports(len(keys) + 3)
-    server = MilvusServer(config, **dict(zip(keys, ports, strict=True)))
-    for part in ("rootCoord", "proxy", "queryCoord", "queryNode", "indexNode", "dataCoord", "dataNode"):
-        config.set(f"{part}.ip", "127.0.0.1")
-    # Without a file of its own the etcd inside takes fixed ports, and a second server cannot start.
-    etcd_file = directory / "etcd.yaml"
-    etcd_file.write_text(
-        "name: default\n"
-        f"listen-client-urls: http://127.0.0.1:{etcd}\n"
-        f"advertise-client-urls: http://127.0.0.1:{etcd}\n"
-        f"listen-peer-urls: http://127.0.0.1:{etcd_peers}\n"
-        f"initial-advertise-peer-urls: http://127.0.0.1:{etcd_peers}\n"
-        f"initial-cluster: default=http://127.0.0.1:{etcd_peers}\n"
-    )
-    config.template_text = config.template_text.replace(
-        "\netcd:\n", f"\netcd:\n  config:\n    path: {etcd_file}\n", 1
-    )
-    server.webservice_port = metrics
+    def __init__(self, directory: Path) -> None:
+        from milvus import MilvusServer, MilvusServerConfig, _initialize_data_files
+
+        _UNPACKED.mkdir(parents=True, exist_ok=True)
+        _initialize_data_files(str(_UNPACKED))
+        (directory / "bin").symlink_to(_UNPACKED / "bin")
+        config = MilvusServerConfig(data_dir=str(directory))
+        keys = [key for key in config.configurable_items if key.endswith("_port")]
+        *ports, metrics, etcd, etcd_peers = _free_ports(len(keys) + 3)
+        self._server = MilvusServer(config, **dict(zip(keys, ports, strict=True)))
+        for part in ("rootCoord", "proxy", "queryCoord", "queryNode", "indexNode", "dataCoord", "dataNode"):
+            config.set(f"{part}.ip", "127.0.0.1")
+        # Without a file of its own the etcd inside takes fixed ports, and a second server cannot start.
+        etcd_file = directory / "etcd.yaml"
+        etcd_file.write_text(
+            "name: default\n"
+            f"listen-client-urls: http://127.0.0.1:{etcd}\n"
+            f"advertise-client-urls: http://127.0.0.1:{etcd}\n"
+            f"listen-peer-urls: http://127.0.0.1:{etcd_peers}\n"
+            f"initial-advertise-peer-urls: http://127.0.0.1:{etcd_peers}\n"
+            f"initial-cluster: default=http://127.0.0.1:{etcd_peers}\n"
+        )
+        config.template_text = config.template_text.replace(
+            "\netcd:\n", f"\netcd:\n  config:\n    path: {etcd_file}\n", 1
+        )
+        self._server.webservice_port = metrics
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self._server.listen_port}"
+
+    def start(self) -> None:
+        """Returns once the server says that it is well."""
+        self._server.start()
+
+    def kill(self) -> None:
+        """As `kill -9` does."""
+        self._server.server_proc.kill()
+        self._server.server_proc.wait()
+
+    def stop(self) -> None:
+        self._server.stop()
+
+
+@contextmanager
+def running_milvus(directory: Path) -> Iterator[Milvus]:
+    """A server with its data in `directory`; killed on exit."""
+    server = Milvus(directory)
     server.start()
     try:
-        yield f"http://127.0.0.1:{server.listen_port}"
+        yield server
     finally:
         server.stop()
 
@@ -73,8 +96,8 @@ def milvus_uri() -> Iterator[str]:
     _need("milvus")
     directory = Path(tempfile.mkdtemp(prefix="weft-milvus-"))
     try:
-        with running_milvus(directory) as uri:
-            yield uri
+        with running_milvus(directory) as server:
+            yield f"http://{server.address}"
     finally:
         shutil.rmtree(directory, ignore_errors=True)
 
