@@ -121,6 +121,16 @@ def test_every_metric_is_explained_and_no_other() -> None:
     assert all(row[2] and row[3] for row in table(OPERATIONS, "Metrics"))
 
 
+def test_alerts_ask_for_metrics_that_there_are() -> None:
+    rows = table(OPERATIONS, "Alerts")
+    asked = {name for row in rows for name in re.findall(r"\bweft_\w+", row[1])}
+    assert asked
+    known = _metrics()
+    for name in asked:
+        whole, _, part = name.rpartition("_")
+        assert name in known or (part in ("bucket", "count", "sum") and known.get(whole) == "histogram"), name
+
+
 def test_every_call_is_listed_with_its_path_and_role() -> None:
     expected = {}
     for file in FileDescriptorSet.FromString(contract_descriptors()).file:
