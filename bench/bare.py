@@ -1,16 +1,20 @@
-"""Servers for `bench.stream_cost`, on the address in WEFT_CHAT_ADDRESS.
+"""Servers for `bench.stream_cost` and `bench.unary_cost`, on the address in WEFT_CHAT_ADDRESS.
 
-    python -m bench.bare bare     ChatService relays what ModelService writes, and nothing else: two hops
-    python -m bench.bare weft     `weft serve chat retrieval knowledge models edge`, with the same model
+    python -m bench.bare bare           ChatService relays what ModelService writes and nothing else: two hops
+    python -m bench.bare weft [PART …]  `weft serve chat retrieval knowledge models edge`, with the same model
 
-The model answers at once: `EVENTS` events, the last of them "done". In "weft" nothing is searched.
+The model writes `EVENTS` events, the last of them "done": at once, or where the question is `PACED` one each
+`PAUSE_S`. The bare ChatService echoes `GetConversation`. In "weft" nothing is searched; each PART named
+("store", "logs", "metrics") is left out, to see what it costs.
 """
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import os
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -18,8 +22,9 @@ import grpc
 import uvloop
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health
+from prometheus_client import Counter, Gauge, Histogram
 
-from weft.v1.chat_pb2 import ChatEvent
+from weft.v1.chat_pb2 import ChatEvent, Conversation, GetConversationRequest, GetConversationResponse
 from weft.v1.chat_pb2_grpc import ChatServiceServicer, add_ChatServiceServicer_to_server
 from weft.v1.common_pb2 import Usage
 from weft.v1.models_pb2 import GenerateEvent, GenerateRequest
@@ -29,17 +34,22 @@ from weft.v1.retrieval_pb2 import SearchResponse
 EVENTS = 20
 PIECES = [f"token {number} " for number in range(EVENTS - 1)]
 TEXT = "".join(PIECES)
+PACED = "And slowly?"
+PAUSE_S = 0.05
 
 
 class Instant:
-    """A `LanguageModel` that never waits."""
+    """A `LanguageModel` that never thinks."""
 
     model_id = "instant"
     provider = "openai"
     can_continue = False
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[GenerateEvent, None]:
+        paced = request.messages[-1].content == PACED
         for piece in PIECES:
+            if paced:
+                await asyncio.sleep(PAUSE_S)
             yield GenerateEvent(type="delta", content=piece)
         yield GenerateEvent(type="done", usage=Usage(), finish_reason="stop")
 
@@ -62,10 +72,13 @@ class BareChat(ChatServiceServicer):
         async for event in self._models.Generate(GenerateRequest(messages=request.messages)):
             yield ChatEvent(type=event.type, content=event.content, seq=event.seq)
 
+    async def GetConversation(self, request: GetConversationRequest, context: Any) -> GetConversationResponse:
+        return GetConversationResponse(conversation=Conversation(conversation_id=request.conversation_id))
+
 
 async def bare(address: str) -> None:
     server = grpc.aio.server(options=[("grpc.so_reuseport", 0), ("grpc.max_concurrent_streams", 20_000)])
-    add_ChatServiceServicer_to_server(BareChat(address), server)  # type: ignore[abstract]  # only the one RPC
+    add_ChatServiceServicer_to_server(BareChat(address), server)  # type: ignore[abstract]  # only two RPCs
     add_ModelServiceServicer_to_server(BareModels(), server)  # type: ignore[abstract]
     known = health.HealthServicer()
     for name in ("", *(f"weft.v1.{room}Service" for room in ("Chat", "Retrieval", "Knowledge", "Model"))):
@@ -76,8 +89,8 @@ async def bare(address: str) -> None:
     await server.wait_for_termination()
 
 
-def weft() -> None:
-    """The real services, but for the model and the search."""
+def weft(left_out: Sequence[str]) -> None:
+    """The real services, but for the model, the search, and the parts left out."""
     from weftd import compose
     from weftd.chat import mesh
     from weftd.models.port import ModelRegistry
@@ -94,13 +107,44 @@ def weft() -> None:
         async def search(self, _request: object) -> SearchResponse:
             return SearchResponse()
 
+    for part in left_out:
+        {"store": _leave_out_store, "logs": _leave_out_logs, "metrics": _leave_out_metrics}[part]()
     compose.language_models = instant  # type: ignore[assignment]  # the bench's own
     mesh.MeshRetrieval = NoRetrieval  # type: ignore[assignment, misc]
     uvloop.run(serve(Settings(), SERVICES))
 
 
+def _leave_out_store() -> None:
+    """A turn is begun, and its events are stored, with no database and no other thread."""
+    from weftd.stores.records import turn_log, turns
+    from weftd.stores.records.engine import Records
+
+    numbers = itertools.count(1)
+    real = Records.write
+
+    async def write(self: Records, operation: Any, *, durable: bool = False) -> Any:
+        if operation.__module__ == "weftd.chat.writer":
+            return operation(None)
+        return await real(self, operation, durable=durable)
+
+    Records.write = write  # type: ignore[method-assign]
+    turns.begin = lambda *_, **__: turns.Begun(next(numbers), [])
+    turn_log.append = lambda *_: True
+    turn_log.end = lambda *_: True
+
+
+def _leave_out_logs() -> None:
+    os.environ["WEFT_LOG_LEVEL"] = "error"
+
+
+def _leave_out_metrics() -> None:
+    def nothing(*_: object) -> None: ...
+
+    Histogram.observe = Counter.inc = Gauge.inc = Gauge.dec = nothing  # type: ignore[method-assign, assignment]
+
+
 if __name__ == "__main__":
     if sys.argv[1] == "weft":
-        weft()
+        weft(sys.argv[2:])
     else:
         uvloop.run(bare(os.environ["WEFT_CHAT_ADDRESS"]))

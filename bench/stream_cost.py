@@ -1,11 +1,13 @@
 """The first token of `StreamChat` through Envoy, and the processor time of a stream, beside a bare relay.
 
-    .venv/bin/python -m bench.stream_cost
+    .venv/bin/python -m bench.stream_cost           beside the bare relay
+    .venv/bin/python -m bench.stream_cost parts     what each part of the difference costs
 
-A model that answers at once, nothing searched, history and events kept; 20 events. The bare relay passes the
-same messages on over the same two hops behind the same Envoy, without interceptors or stores. Closed loop;
-the two take turns; medians of the runs. Processor time is that of all Python servers together. Weft commits
-events before it sends them and merges the text that comes meanwhile: a model that never waits gives fewer.
+Nothing searched, history and events kept; 20 events. The bare relay passes the same messages on over the
+same two hops behind the same Envoy, without interceptors or stores. Closed loop; the servers take turns;
+medians of the runs. Processor time is that of all Python servers together. Weft commits events before it
+sends them and merges the text that comes meanwhile: a model that answers at once gives fewer. One that pauses
+between its pieces gives all, and each is committed.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ import grpc
 import psutil
 import uvloop
 
-from bench.bare import EVENTS, TEXT
+from bench.bare import EVENTS, PACED, PAUSE_S, TEXT
 from bench.setting import percentile, spread, table
 from tests.servers.mesh import SERVICES, Mesh, free_port, mesh_environment
 from weft.v1.chat_pb2 import StreamChatRequest
@@ -34,9 +36,27 @@ from weft.v1.chat_pb2_grpc import ChatServiceStub
 from weft.v1.common_pb2 import Message
 
 RUNS = 5
-# Callers, and the turns of each in one run.
-LOADS = ((1, 200), (64, 25))
+AT_ONCE = "What is a weft?"
 
+
+@dataclass(frozen=True)
+class Load:
+    """So many callers at once, each asking so many times in one run."""
+
+    callers: int
+    turns: int
+    question: str = AT_ONCE
+
+    def __str__(self) -> str:
+        return (
+            f"{self.callers}"
+            if self.question == AT_ONCE
+            else f"{self.callers}, {PAUSE_S * 1e3:.0f} ms pauses"
+        )
+
+
+LOADS = (Load(1, 200), Load(64, 25), Load(64, 3, PACED))
+PARTS = ("store", "metrics", "logs")
 
 NAMES = {
     "first_ms": "first event, p50, ms",
@@ -57,7 +77,7 @@ class Figures:
 
 
 @contextlib.contextmanager
-def served(kind: str) -> Iterator[tuple[Mesh, psutil.Process]]:
+def served(*arguments: str) -> Iterator[tuple[Mesh, psutil.Process]]:
     """The servers of `bench.bare` behind Envoy, and their process."""
     with tempfile.TemporaryDirectory(prefix="weft-bench-") as directory:
         data, port = Path(directory) / "data", free_port()
@@ -69,7 +89,7 @@ def served(kind: str) -> Iterator[tuple[Mesh, psutil.Process]]:
         )
         log = (Path(directory) / "servers.log").open("wb")
         process = subprocess.Popen(
-            [sys.executable, "-m", "bench.bare", kind], env=mesh.environment, stdout=log, stderr=log
+            [sys.executable, "-m", "bench.bare", *arguments], env=mesh.environment, stdout=log, stderr=log
         )
         mesh.processes["servers"] = process
         try:
@@ -92,10 +112,15 @@ async def _ready(mesh: Mesh) -> None:
     raise RuntimeError(f"not ready\n{mesh.logs()}")
 
 
-async def turn(stub: ChatServiceStub, metadata: tuple[tuple[str, str], ...]) -> tuple[float, int]:
-    """Seconds to the first event of one turn, and how many events it had."""
+async def turn(
+    stub: ChatServiceStub,
+    metadata: tuple[tuple[str, str], ...],
+    question: str = AT_ONCE,
+    conversation_id: str = "",
+) -> tuple[float, int]:
+    """Seconds to the first event of one turn, and how many it had. A conversation of its own for ""."""
     request = StreamChatRequest(
-        conversation_id=uuid.uuid4().hex, messages=[Message(role="user", content="What is a weft?")]
+        conversation_id=conversation_id or uuid.uuid4().hex, messages=[Message(role="user", content=question)]
     )
     began, first_s, text, count = time.perf_counter(), 0.0, "", 0
     async for event in stub.StreamChat(request, metadata=metadata):
@@ -106,43 +131,70 @@ async def turn(stub: ChatServiceStub, metadata: tuple[tuple[str, str], ...]) -> 
     return first_s, count
 
 
-async def run(mesh: Mesh, process: psutil.Process, callers: int, turns: int, figures: Figures) -> None:
+async def run(mesh: Mesh, process: psutil.Process, load: Load, figures: Figures) -> None:
     metadata = (("authorization", f"Bearer {mesh.token()}"),)
     async with grpc.aio.insecure_channel(mesh.address) as channel:
         stub = ChatServiceStub(channel)
 
-        async def caller(count: int) -> list[tuple[float, int]]:
-            return [await turn(stub, metadata) for _ in range(count)]
+        async def caller(number: int) -> list[tuple[float, int]]:
+            if load.question == PACED:  # not all in step
+                await asyncio.sleep(PAUSE_S * number / load.callers)
+            return [await turn(stub, metadata, load.question) for _ in range(load.turns)]
 
-        await asyncio.gather(*(caller(2) for _ in range(callers)))
-        cpu, began = sum(process.cpu_times()[:2]), time.perf_counter()
-        done = [
-            each for some in await asyncio.gather(*(caller(turns) for _ in range(callers))) for each in some
-        ]
-        took_s = time.perf_counter() - began
-        cpu = sum(process.cpu_times()[:2]) - cpu
+        await asyncio.gather(*(turn(stub, metadata) for _ in range(2 * load.callers)))
+        cpu_s, began = processor_s(process), time.perf_counter()
+        done = [each for some in await asyncio.gather(*map(caller, range(load.callers))) for each in some]
+        took_s, cpu_s = time.perf_counter() - began, processor_s(process) - cpu_s
     figures.first_ms.append(percentile([first_s for first_s, _ in done], 0.5) * 1e3)
-    figures.cpu_ms.append(cpu / len(done) * 1e3)
+    figures.cpu_ms.append(cpu_s / len(done) * 1e3)
     figures.per_second.append(len(done) / took_s)
     figures.events.append(sum(count for _, count in done) / len(done))
 
 
-def main() -> None:
-    figures = {(kind, callers): Figures() for kind in ("bare", "weft") for callers, _ in LOADS}
+def processor_s(process: psutil.Process) -> float:
+    """Processor time of a process until now, in seconds."""
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+def beside_bare() -> None:
+    figures = {(kind, load): Figures() for kind in ("bare", "weft") for load in LOADS}
     with served("bare") as bare, served("weft") as weft:
         for _ in range(RUNS):
             for kind, (mesh, process) in (("bare", bare), ("weft", weft)):
-                for callers, turns in LOADS:
-                    uvloop.run(run(mesh, process, callers, turns, figures[kind, callers]))
+                for load in LOADS:
+                    uvloop.run(run(mesh, process, load, figures[kind, load]))
     rows = []
-    for callers, _ in LOADS:
-        ours, bares = figures["weft", callers], figures["bare", callers]
+    for load in LOADS:
+        ours, bares = figures["weft", load], figures["bare", load]
         for name in NAMES:
             mine, other = getattr(ours, name), getattr(bares, name)
             ratio = statistics.median(mine) / statistics.median(other)
-            rows.append([callers, NAMES[name], spread(mine), spread(other), f"{ratio:.2f}"])
+            rows.append([load, NAMES[name], spread(mine), spread(other), f"{ratio:.2f}"])
     table([f"callers, {EVENTS} events", "figure", "Weft", "bare", "ratio"], rows)
 
 
+def parts() -> None:
+    """Processor time of a stream with one part left out after the other."""
+    kinds = [("bare",), *(("weft", *PARTS[:count]) for count in range(len(PARTS), -1, -1))]
+    loads = LOADS[1:]
+    figures = {(kind, load): Figures() for kind in kinds for load in loads}
+    with contextlib.ExitStack() as stack:
+        servers = [(kind, stack.enter_context(served(*kind))) for kind in kinds]
+        for _ in range(RUNS):
+            for kind, (mesh, process) in servers:
+                for load in loads:
+                    uvloop.run(run(mesh, process, load, figures[kind, load]))
+    names = ["bare", "+ calls, errors, tokens, turns", *(f"+ {part}" for part in reversed(PARTS))]
+    rows = []
+    for load in loads:
+        bare_ms = statistics.median(figures[kinds[0], load].cpu_ms)
+        for name, kind in zip(names, kinds, strict=True):
+            cpu_ms, events = figures[kind, load].cpu_ms, figures[kind, load].events
+            ratio = f"{statistics.median(cpu_ms) / bare_ms:.2f}"
+            rows.append([load, name, spread(cpu_ms), ratio, f"{statistics.median(events):.1f}"])
+    table(["callers", "with", "processor time of a stream, ms", "of bare", "events"], rows)
+
+
 if __name__ == "__main__":
-    main()
+    parts() if sys.argv[1:] == ["parts"] else beside_bare()

@@ -17,6 +17,7 @@ from weftd.stores.records.conversation_tables import (
     turn_events,
     turns,
 )
+from weftd.stores.records.statement import Statement
 from weftd.stores.records.turn_log import text_so_far
 from weftd.stores.records.turns import find, lock
 
@@ -68,17 +69,21 @@ _SELECT = sa.select(
         & (_RUNNING.c.status == sa.text("'running'")),
     )
 )
-_READ = _SELECT.where(
-    conversations.c.tenant == sa.bindparam("tenant"),
-    conversations.c.conversation_id == sa.bindparam("conversation_id"),
+_READ = Statement(
+    _SELECT.where(
+        conversations.c.tenant == sa.bindparam("tenant"),
+        conversations.c.conversation_id == sa.bindparam("conversation_id"),
+    )
 )
 
-_RUNNING_TURN = sa.select(turns.c.turn_id, turns.c.position, turns.c.request_id, turns.c.started_at_ms).where(
-    turns.c.tenant == sa.bindparam("tenant"),
-    turns.c.conversation_id == sa.bindparam("conversation_id"),
-    turns.c.status == sa.text("'running'"),
+_RUNNING_TURN = Statement(
+    sa.select(turns.c.turn_id, turns.c.position, turns.c.request_id, turns.c.started_at_ms).where(
+        turns.c.tenant == sa.bindparam("tenant"),
+        turns.c.conversation_id == sa.bindparam("conversation_id"),
+        turns.c.status == sa.text("'running'"),
+    )
 )
-_PAGE = (
+_PAGE = Statement(
     sa.select(
         messages.c.position,
         messages.c.role,
@@ -106,11 +111,20 @@ _PAGE = (
     .order_by(messages.c.position)
     .limit(sa.bindparam("most"))
 )
+_REFERENCES = Statement(
+    sa.select(answer_references.c.position, answer_references.c.data)
+    .where(
+        answer_references.c.tenant == sa.bindparam("tenant"),
+        answer_references.c.conversation_id == sa.bindparam("conversation_id"),
+        answer_references.c.position.between(sa.bindparam("first"), sa.bindparam("last")),
+    )
+    .order_by(answer_references.c.position, answer_references.c.number)
+)
 
 
 def read(connection: sa.Connection, tenant: str, conversation_id: str) -> ConversationRow | None:
     """One conversation; None where the tenant has no such one."""
-    row = connection.execute(_READ, {"tenant": tenant, "conversation_id": conversation_id}).first()
+    row = _READ.first(connection, {"tenant": tenant, "conversation_id": conversation_id})
     return None if row is None else ConversationRow(*row)
 
 
@@ -135,20 +149,23 @@ def page(
     """The messages after that position, the oldest first; a running answer comes last, as far as it is."""
     key = {"tenant": tenant, "conversation_id": conversation_id}
     # Before the messages: an answer that ends meanwhile is then found as one of both.
-    running = connection.execute(_RUNNING_TURN, key).first()
-    rows = connection.execute(_PAGE, {**key, "after": after_position, "most": most})
+    running = _RUNNING_TURN.first(connection, key)
+    rows = _PAGE.all(connection, {**key, "after": after_position, "most": most})
     found = [MessageRow(*row) for row in rows]
     if found:
         _add_references(connection, key, found)
     last = found[-1].position if found else after_position
-    if running is not None and len(found) < most and running.position > last:
+    if running is None or len(found) == most:
+        return found
+    turn_id, position, request_id, started_at_ms = running
+    if position > last:
         found.append(
             MessageRow(
-                position=running.position,
+                position=position,
                 role="assistant",
-                content=text_so_far(connection, running.turn_id),
-                request_id=running.request_id,
-                created_at_ms=running.started_at_ms,
+                content=text_so_far(connection, turn_id),
+                request_id=request_id,
+                created_at_ms=started_at_ms,
                 status="running",
                 rating="",
             )
@@ -158,12 +175,7 @@ def page(
 
 def _add_references(connection: sa.Connection, key: dict[str, str], found: list[MessageRow]) -> None:
     """Puts in what the messages, which are in the order of their positions, rest on."""
-    quoted = connection.execute(
-        sa.select(answer_references.c.position, answer_references.c.data)
-        .filter_by(**key)
-        .where(answer_references.c.position.between(found[0].position, found[-1].position))
-        .order_by(answer_references.c.position, answer_references.c.number)
-    )
+    quoted = _REFERENCES.all(connection, {**key, "first": found[0].position, "last": found[-1].position})
     by_position = {message.position: message.references for message in found}
     for position, data in quoted:
         by_position[position].append(Reference.FromString(data))
