@@ -58,7 +58,7 @@ class Wire:
         self.codes[str(outcome)] = self.codes.get(str(outcome), 0) + 1
 
     def _http(self, request: HttpRequest) -> str:
-        answer = self._exchanged(request.raw.replace(b"TOKEN", self._token))
+        answer = self._exchanged(request.raw.replace(b"TOKEN", self._token), request.is_whole)
         status = int(answer[9:12]) if re.match(rb"HTTP/1\.[01] \d{3}", answer) else 0
         self._count(status or "closed")
         if not status:
@@ -71,11 +71,11 @@ class Wire:
         is_rest = request.is_whole and not request.raw.startswith(b"HEAD") and b" /api/" in request.raw[:20]
         return _badly_refused(head, body) if is_rest and status >= 400 else ""
 
-    def _exchanged(self, raw: bytes) -> bytes:
+    def _exchanged(self, raw: bytes, is_whole: bool = True) -> bytes:
         """What came back until the other side closed, or until it was silent after we did."""
         with socket.create_connection(self._at, timeout=_QUIET_S) as connection:
             answer = b""
-            open_for_writing = True
+            open_for_writing = not is_whole
             deadline = time.monotonic() + HANG_S + 5
             try:
                 connection.sendall(raw)

@@ -20,6 +20,7 @@ EDGE_LISTENER = "edge"
 TENANT_HEADER = "x-tenant-id"
 REQUESTED_TENANT_HEADER = "x-weft-requested-tenant"
 
+_HEADERS_LIMIT = "10s"
 _EXTENSION = "type.googleapis.com/envoy.extensions.filters.http"
 _MANAGER = (
     "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
@@ -67,7 +68,7 @@ def _edge_manager(config: EnvoyConfig, xds: dict[str, dict[str, Any]]) -> dict[s
             "idle_timeout": "3600s",
             "max_stream_duration": "3600s",
         },
-        "request_headers_timeout": "10s",
+        "request_headers_timeout": _HEADERS_LIMIT,
         "stream_idle_timeout": "300s",
         "http2_protocol_options": {
             "max_concurrent_streams": 20_000,

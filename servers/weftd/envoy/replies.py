@@ -75,14 +75,32 @@ def local_replies() -> dict[str, Any]:
     # Envoy would make it INTERNAL. Which header it was, it can tell to REST only.
     malformed = "The request is malformed. grpc-timeout is up to 8 digits and one of H, M, S, m, u, n: 30S."
     mappers += _over_grpc(_Reply(400, 400, Code.INVALID_ARGUMENT, "INVALID_FIELD", malformed))
-    # What is left is mostly a body that is no JSON: Envoy's own words say where.
-    rest = {
+    # What is left is mostly a body that is no JSON: Envoy's own words say where. They may quote it, and
+    # cannot be cut: a large request is answered without them.
+    where = "The body is no JSON, or a value has another type. Send a shorter one to learn which."
+    mappers.append(_malformed({"and_filter": {"filters": [_at_least(400), _LARGE]}}, where))
+    mappers.append(_malformed(_at_least(400), "%LOCAL_REPLY_BODY%"))
+    return {"mappers": mappers}
+
+
+_LARGE = {
+    "extension_filter": {
+        "name": "envoy.access_loggers.extension_filters.cel",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.access_loggers.filters.cel.v3.ExpressionFilter",
+            "expression": "request.total_size > 4096",
+        },
+    }
+}
+
+
+def _malformed(when: dict[str, Any], where: str) -> dict[str, Any]:
+    body = {
         "code": int(Code.INVALID_ARGUMENT),
-        "message": "The request is malformed. %LOCAL_REPLY_BODY%",
+        "message": f"The request is malformed. {where}",
         "details": [],
     }
-    mappers.append({"filter": _at_least(400), "body_format_override": {"json_format": rest}})
-    return {"mappers": mappers}
+    return {"filter": when, "body_format_override": {"json_format": body}}
 
 
 def _over_grpc(reply: _Reply) -> list[dict[str, Any]]:

@@ -34,6 +34,8 @@ _REFLECTION = tuple(
 
 _IDLE = "300s"
 _UNARY_LIMIT = "30s"
+# While a request comes or its answer is taken. Above the limit of the answer itself, which tells more.
+_UNARY_IDLE = "35s"
 
 
 def routes(config: EnvoyConfig, services: list[Service], descriptors_file: str) -> dict[str, Any]:
@@ -144,7 +146,7 @@ def _stream(match: dict[str, Any], cluster: str, *, open_to_all: bool = False) -
 def _unary(
     match: dict[str, Any], cluster: str, *, retry: bool = False, open_to_all: bool = False
 ) -> dict[str, Any]:
-    route: dict[str, Any] = {"cluster": cluster, "timeout": _UNARY_LIMIT}
+    route: dict[str, Any] = {"cluster": cluster, "timeout": _UNARY_LIMIT, "idle_timeout": _UNARY_IDLE}
     other_host = "envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"
     if retry:
         route["retry_policy"] = {

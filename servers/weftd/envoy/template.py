@@ -96,18 +96,44 @@ def _bootstrap(directory: Path, admin_socket: Path) -> dict[str, Any]:
             "lds_config": _source(directory, "listeners.json"),
         },
         "overload_manager": {
+            "refresh_interval": "0.25s",
             "resource_monitors": [
                 {
                     "name": "envoy.resource_monitors.global_downstream_max_connections",
                     "typed_config": {
-                        "@type": "type.googleapis.com/envoy.extensions.resource_monitors."
-                        "downstream_connections.v3.DownstreamConnectionsConfig",
+                        "@type": f"{_MONITOR}.downstream_connections.v3.DownstreamConnectionsConfig",
                         "max_active_downstream_connections": 50_000,
                     },
-                }
-            ]
+                },
+                {
+                    "name": _HEAP,
+                    "typed_config": {
+                        "@type": f"{_MONITOR}.fixed_heap.v3.FixedHeapConfig",
+                        "max_heap_size_bytes": _LARGEST_HEAP_BYTES,
+                    },
+                },
+            ],
+            "actions": [
+                _when_full("envoy.overload_actions.shrink_heap", 0.8),
+                # The streams that hold most are reset first.
+                _when_full("envoy.overload_actions.reset_high_memory_stream", 0.85, 0.95),
+                _when_full("envoy.overload_actions.stop_accepting_requests", 0.95),
+            ],
+            "buffer_factory_config": {"minimum_account_to_track_power_of_two": 20},
         },
     }
+
+
+_MONITOR = "type.googleapis.com/envoy.extensions.resource_monitors"
+_HEAP = "envoy.resource_monitors.fixed_heap"
+_LARGEST_HEAP_BYTES = 2 << 30
+
+
+def _when_full(action: str, share: float, until: float | None = None) -> dict[str, Any]:
+    trigger: dict[str, Any] = {"threshold": {"value": share}}
+    if until is not None:
+        trigger = {"scaled": {"scaling_threshold": share, "saturation_threshold": until}}
+    return {"name": action, "triggers": [{"name": _HEAP, **trigger}]}
 
 
 def _source(directory: Path, name: str) -> dict[str, Any]:

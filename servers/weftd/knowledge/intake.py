@@ -19,11 +19,13 @@ _NAME_LIMIT = 255
 
 @dataclass(frozen=True, slots=True)
 class UploadLimits:
-    """`file_bytes`: the largest file. `files`: how many in one upload. `uploads`: how many at once."""
+    """`file_bytes`: the largest file. `files`: how many in one upload. `uploads`: how many at once, and
+    `tenant_uploads` of one tenant."""
 
     file_bytes: int = 200 << 20
     files: int = 100
     uploads: int = 32
+    tenant_uploads: int = 8
 
 
 @dataclass(slots=True)

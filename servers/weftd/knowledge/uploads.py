@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections import Counter
 from collections.abc import AsyncIterable, AsyncIterator, Callable
 from functools import partial
 from typing import Protocol, TypeVar
@@ -28,6 +29,8 @@ __all__ = ["Piece", "Uploads"]
 # Pieces are gathered to this size: each hand-over to a thread costs as much as writing 100 KiB.
 _GATHER_BYTES = 256 << 10
 _PIECE_LIMIT_BYTES = 1 << 20
+# Between two pieces. Whoever sends nothing keeps one of the places from others.
+_SILENCE_LIMIT_S = 60.0
 # Records that went away come back: an upload that is whole waits for them so long.
 _STORE_PATIENCE_S = 15.0
 _STORE_PAUSE_S = 0.5
@@ -54,6 +57,7 @@ class Uploads:
         self._blobs = blobs
         self._limits = limits
         self._running = 0
+        self._running_of: Counter[str] = Counter()
         # Files of uploads whose commit had an unknown outcome. Nothing is taken in while there are any.
         self._unsettled: list[BlobWriter] = []
         self._settling = asyncio.Lock()
@@ -75,7 +79,7 @@ class Uploads:
         """An upload by messages; see `KnowledgeService.Upload`."""
         async with self._intake(tenant) as intake:
             dataset_id: str | None = None
-            async for request in requests:
+            async for request in _in_time(requests):
                 if request.WhichOneof("kind") == "header":
                     header = request.header
                     if dataset_id is None:
@@ -98,9 +102,11 @@ class Uploads:
             form: Form | None = None
             gathered: list[bytes] = []
             size = 0
-            async for piece in pieces:
+            async for piece in _in_time(pieces):
                 if form is None:
                     form = Form(piece.content_type, intake)
+                if not piece.data:
+                    continue
                 gathered.append(piece.data)
                 size += len(gathered[-1])
                 if size >= _GATHER_BYTES:
@@ -114,7 +120,8 @@ class Uploads:
 
     @contextlib.asynccontextmanager
     async def _intake(self, tenant: str) -> AsyncIterator[Intake]:
-        if self._running >= self._limits.uploads:
+        limits = self._limits
+        if self._running >= limits.uploads or self._running_of[tenant] >= limits.tenant_uploads:
             raise ResourceExhausted(
                 error_reason_pb2.ERROR_REASON_OVERLOADED,
                 "Too many uploads run at once. Try again in a moment.",
@@ -122,11 +129,15 @@ class Uploads:
             )
         await self._settle()
         self._running += 1
+        self._running_of[tenant] += 1
         intake = Intake(self._blobs, tenant, self._limits)
         try:
             yield intake
         finally:
             self._running -= 1
+            self._running_of[tenant] -= 1
+            if not self._running_of[tenant]:
+                del self._running_of[tenant]
             await asyncio.shield(asyncio.to_thread(intake.abort))
 
     async def _settle(self) -> None:
@@ -195,6 +206,20 @@ class Uploads:
             dataset_id=dataset_id,
             documents=[_answer(file, None if file.refusal else next(outcome)) for file in files],
         )
+
+
+async def _in_time(pieces: AsyncIterable[T]) -> AsyncIterator[T]:
+    """The pieces as they come. UPLOAD_MALFORMED where the next one does not come in time."""
+    following = aiter(pieces)
+    while True:
+        try:
+            async with asyncio.timeout(_SILENCE_LIMIT_S):
+                piece = await anext(following)
+        except StopAsyncIteration:
+            return
+        except TimeoutError:
+            raise malformed(f"cut off: nothing came for {_SILENCE_LIMIT_S:g} seconds") from None
+        yield piece
 
 
 def _answer(file: IncomingFile, added: tuple[str, bool] | None) -> knowledge_pb2.UploadedDocument:
