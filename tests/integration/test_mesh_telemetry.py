@@ -16,11 +16,12 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from tests.servers.chromium import chromium
 from tests.servers.mesh import free_port, running_mesh
 from tests.servers.model_mesh import ModelMesh
 from tests.servers.otlp import Collector, Span, collecting
 from tests.servers.paced_model import paced_model
-from tests.servers.transports import Transports, outcome, turn
+from tests.servers.transports import Transports, outcome, take, turn
 from weft import Weft
 from weft.v1.common_pb2 import Message
 
@@ -96,8 +97,25 @@ async def test_a_question_of_the_sdk_is_a_trace_by_itself(told: ModelMesh, colle
     request_id = secrets.token_hex(16)
     async with Weft(told.mesh.address, token=told.token("traced")) as weft:
         await weft.chat("", "What opens at six by itself?", model_id="story", request_id=request_id).text()
+    await assert_traced(collector, request_id)
+
+
+async def test_a_question_of_the_page_is_a_trace_by_itself(told: ModelMesh, collector: Collector) -> None:
+    request_id = secrets.token_hex(16)
+    asked = turn("What opens at six in a page?", model_id="story")
+    asked.request_id = request_id
+    with chromium(told.mesh.url) as browser:
+        async with browser.client(told.token("traced")) as tab:
+            events = await take(tab.call(asked, {"x-request-id": request_id}))
+    assert events[-1].type == "done"
+    await assert_traced(collector, request_id)
+    await assert_logged(told, request_id, ("chat", "retrieval", "models"), "grpc-web")
+
+
+async def assert_traced(collector: Collector, trace_id: str) -> None:
+    """The client's span is told by nobody, but all others are beneath it."""
     calls = calls_of("grpc")
-    spans = await asyncio.to_thread(collector.wait_for, request_id, _holds([*calls, RETRIEVAL, MODELS]))
+    spans = await asyncio.to_thread(collector.wait_for, trace_id, _holds([*calls, RETRIEVAL, MODELS]))
     (root,) = {span.parent_id for span in spans} - {span.span_id for span in spans}
     assert_unbroken(spans, root, calls)
 
