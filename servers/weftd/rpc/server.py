@@ -28,6 +28,10 @@ _OPTIONS: Final = [
     # Two processes on one port would share its connections by chance: the second is refused instead.
     ("grpc.so_reuseport", 0),
     ("grpc.max_concurrent_streams", 20_000),
+    # A crowd of clients that come back at once waits to be taken in: by default gRPC answers some of it with
+    # CANCELLED and no reason, from 1,000 on.
+    ("grpc.server.max_pending_requests", 20_000),
+    ("grpc.server.max_pending_requests_hard_limit", 20_000),
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
