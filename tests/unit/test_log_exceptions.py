@@ -47,6 +47,14 @@ def test_exceptions_are_told_without_their_text(given: bool, said: io.StringIO) 
     assert "test_log_exceptions.py" in line["trace"][-1]
 
 
+def test_causes_in_a_circle_are_told_once_in_a_while(said: io.StringIO) -> None:
+    first, second = ValueError(), KeyError()
+    first.__cause__, second.__cause__ = second, first
+    structlog.get_logger().error("failed", exc_info=first)
+    line = json.loads(said.getvalue())
+    assert (line["error"], line["cause"]["error"]) == ("ValueError", "KeyError")
+
+
 def test_libraries_are_told_without_what_they_were_given(said: io.StringIO) -> None:
     library = logging.getLogger("a.library")
     library.warning("%s is wrong", "what the user said")

@@ -20,6 +20,7 @@ from weftd.rpc import caller
 from weftd.rpc.library_logs import take_library_logs
 
 _DEEPEST: Final = 30
+_CAUSES: Final = 5
 
 
 def configure_logging(level: str = "info", *, service: str = "") -> None:
@@ -61,17 +62,20 @@ def _describe_exception(
     return event
 
 
-def describe(error: BaseException) -> dict[str, Any]:
-    """An exception for the log: its type and where it was raised, without its text, which may be a user's."""
+def describe(error: BaseException, within: int = _CAUSES) -> dict[str, Any]:
+    """An exception for the log: its type and where it was raised, without its text, which may be a user's.
+
+    Causes only so far: some libraries make an exception its own cause.
+    """
     frames = [
         f"{frame.filename}:{frame.lineno} {frame.name}"
         for frame in traceback.extract_tb(error.__traceback__)[-_DEEPEST:]
     ]
     described: dict[str, Any] = {"error": type(error).__qualname__, "trace": frames}
-    if isinstance(error, BaseExceptionGroup):
-        described["inner"] = [describe(inner) for inner in error.exceptions]
-    if error.__cause__ is not None:
-        described["cause"] = describe(error.__cause__)
+    if isinstance(error, BaseExceptionGroup) and within:
+        described["inner"] = [describe(inner, within - 1) for inner in error.exceptions]
+    if error.__cause__ not in (None, error) and within:
+        described["cause"] = describe(error.__cause__, within - 1)
     return described
 
 
