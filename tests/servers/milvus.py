@@ -6,6 +6,7 @@ import importlib.util
 import os
 import shutil
 import socket
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -54,6 +55,15 @@ class Milvus:
             "\netcd:\n", f"\netcd:\n  config:\n    path: {etcd_file}\n", 1
         )
         self._server.webservice_port = metrics
+        config.resolve()
+        self._root = Path(config.base_data_dir)
+        self._environment = {
+            **os.environ,
+            "DEPLOY_MODE": "STANDALONE",
+            "METRICS_PORT": str(metrics),
+            "MILVUS_RUN_DIR": str(self._root / "run"),
+            "LD_LIBRARY_PATH": f"{self._root / 'bin'}:{os.environ.get('LD_LIBRARY_PATH', '')}",
+        }
 
     @property
     def address(self) -> str:
@@ -61,7 +71,17 @@ class Milvus:
 
     def start(self) -> None:
         """Returns once the server says that it is well."""
-        self._server.start()
+        # The package's own start refuses a port that was in use a minute ago.
+        with (self._root / "logs" / "milvus-stdout.log").open("ab") as output:
+            self._server.server_proc = subprocess.Popen(
+                [self._root / "bin" / "milvus", "run", "standalone"],
+                cwd=self._root,
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+            )
+        self._server.wait_started()
 
     def kill(self) -> None:
         """As `kill -9` does."""
