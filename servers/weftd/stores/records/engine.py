@@ -8,48 +8,24 @@ its asyncio twin.
 from __future__ import annotations
 
 import asyncio
-import queue
 import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
-import structlog
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from weft.v1 import error_reason_pb2
-from weftd.errors import ResourceExhausted, Unavailable
+from weftd.errors import Unavailable
+from weftd.stores.records.queued import Operation, OperationQueue, Queued, deliver
 
-__all__ = ["Records"]
+__all__ = ["Operation", "Records"]
 
 T = TypeVar("T")
-Operation = Callable[[sa.Connection], T]
 
-_QUEUE_LIMIT = 10_000
 _GROUP_LIMIT = 256
 _BUSY_TIMEOUT_S = 10
-
-log = structlog.get_logger()
-
-
-class _Write:
-    """One queued write: what to run, where its result goes, and whether it must outlive a power cut."""
-
-    __slots__ = ("durable", "future", "loop", "operation")
-
-    def __init__(
-        self,
-        operation: Operation[Any],
-        durable: bool,
-        loop: asyncio.AbstractEventLoop,
-        future: asyncio.Future[Any],
-    ) -> None:
-        self.operation = operation
-        self.durable = durable
-        self.loop = loop
-        self.future = future
 
 
 class Records:
@@ -65,11 +41,14 @@ class Records:
         self.url = sa.make_url(url)
         self._engine = _make_engine(self.url, readers + 1)
         self._sqlite = self._engine.dialect.name == "sqlite"
-        # Its `put` and `get` are one step each: a plain Queue's locks are fought over by both threads.
-        self._queue: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
-        self._readers = ThreadPoolExecutor(readers, thread_name_prefix="records-read")
+        self._writes, self._reads = OperationQueue(), OperationQueue()
         self._writer = threading.Thread(target=self._write_groups, name="records-write", daemon=True)
-        self._writer.start()
+        self._readers = [
+            threading.Thread(target=self._read_groups, name="records-read", daemon=True)
+            for _ in range(readers)
+        ]
+        for thread in (self._writer, *self._readers):
+            thread.start()
 
     @property
     def address(self) -> str:
@@ -79,12 +58,12 @@ class Records:
     @property
     def writes_waiting(self) -> int:
         """Writes that wait for the writer, those of its running group not counted; for any thread."""
-        return self._queue.qsize()
+        return len(self._writes)
 
     @property
     def reads_waiting(self) -> int:
         """Reads that wait for a reader; for any thread."""
-        return self._readers._work_queue.qsize()
+        return len(self._reads)
 
     async def write(self, operation: Operation[T], *, durable: bool = False) -> T:
         """Runs `operation` in a transaction and returns its result once that is committed.
@@ -92,31 +71,14 @@ class Records:
         `durable` also waits until the commit is on the disk itself (SQLite otherwise keeps it over a
         killed process, not over a power cut). ResourceExhausted when the queue is full.
         """
-        if self._queue.qsize() >= _QUEUE_LIMIT:
-            raise ResourceExhausted(
-                error_reason_pb2.ERROR_REASON_OVERLOADED,
-                "Too many writes wait. Try again in a moment.",
-            )
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[T] = loop.create_future()
-        self._queue.put(_Write(operation, durable, loop, future))
-        return await future
+        return await self._writes.put(operation, durable)
 
     async def read(self, operation: Operation[T]) -> T:
-        """Runs `operation` on a reader and returns its result; it sees all that was committed before."""
-        return await asyncio.wrap_future(self._submit_read(operation))
+        """Runs `operation` on a reader and returns its result; it sees all that was committed before.
 
-    def _submit_read(self, operation: Operation[T]) -> Future[T]:
-        def run() -> T:
-            try:
-                with self._engine.connect() as connection:
-                    return operation(connection)
-            except DBAPIError as error:
-                raise self._translate(error) from error
-            except PoolTimeout as error:
-                raise self._unavailable() from error
-
-        return self._readers.submit(run)
+        ResourceExhausted when the queue is full.
+        """
+        return await self._reads.put(operation)
 
     async def ping(self) -> None:
         """Raises Unavailable when the database does not answer."""
@@ -127,31 +89,35 @@ class Records:
         await asyncio.to_thread(self._close)
 
     def _close(self) -> None:
-        self._queue.put(None)
-        self._writer.join()
-        self._readers.shutdown()
+        self._writes.close()
+        for _ in self._readers:
+            self._reads.close()
+        for thread in (self._writer, *self._readers):
+            thread.join()
         self._engine.dispose()
 
-    def _write_groups(self) -> None:
-        stop = False
-        while not stop:
-            group: list[_Write] = []
-            item = self._queue.get()
-            while True:
-                if item is None:
-                    stop = True
-                    break
-                group.append(item)
-                if len(group) == _GROUP_LIMIT:
-                    break
-                try:
-                    item = self._queue.get_nowait()
-                except queue.Empty:
-                    break
-            if group:
-                _deliver(group, self._commit(group))
+    def _read_groups(self) -> None:
+        # Each reader takes its share of what waits: to be woken for each costs more than to read it.
+        for group in self._reads.groups(lambda: 1 + len(self._reads) // len(self._readers)):
+            deliver(group, [self._read(each.operation) for each in group])
 
-    def _commit(self, group: Sequence[_Write]) -> list[Any]:
+    def _read(self, operation: Operation[Any]) -> Any:
+        """The result or the exception."""
+        try:
+            with self._engine.connect() as connection:
+                return operation(connection)
+        except DBAPIError as error:
+            return self._translate(error)
+        except PoolTimeout:
+            return self._unavailable()
+        except Exception as error:
+            return error
+
+    def _write_groups(self) -> None:
+        for group in self._writes.groups(lambda: _GROUP_LIMIT):
+            deliver(group, self._commit(group))
+
+    def _commit(self, group: Sequence[Queued]) -> list[Any]:
         """The result or the exception of each write of the group."""
         try:
             return self._transact(group)
@@ -161,7 +127,7 @@ class Records:
         # One of them failed: each gets a transaction of its own.
         return [result for write in group for result in self._commit([write])]
 
-    def _transact(self, group: Sequence[_Write]) -> list[Any]:
+    def _transact(self, group: Sequence[Queued]) -> list[Any]:
         durable = self._sqlite and any(write.durable for write in group)
         with self._engine.connect() as connection:
             if durable:
@@ -185,28 +151,6 @@ class Records:
             f"The records database ({self.address}) does not answer. Try again in a moment.",
             metadata={"backend": "records"},
         )
-
-
-def _deliver(group: Sequence[_Write], results: Sequence[Any]) -> None:
-    """Hands the results to their loops, one wake-up for each loop."""
-    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Any], Any]]] = {}
-    for write, result in zip(group, results, strict=True):
-        by_loop.setdefault(write.loop, []).append((write.future, result))
-    for loop, settled in by_loop.items():
-        try:
-            loop.call_soon_threadsafe(_settle, settled)
-        except RuntimeError:  # that loop is closed: nobody waits any more
-            log.debug("records_result_unwanted", writes=len(settled))
-
-
-def _settle(settled: Sequence[tuple[asyncio.Future[Any], Any]]) -> None:
-    for future, result in settled:
-        if future.done():
-            continue
-        if isinstance(result, BaseException):
-            future.set_exception(result)
-        else:
-            future.set_result(result)
 
 
 def _set_synchronous(connection: sa.Connection, level: str) -> None:

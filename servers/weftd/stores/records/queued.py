@@ -1,0 +1,99 @@
+"""Operations on their way from event loops to the threads that run them, and their results back."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+import structlog
+
+from weft.v1 import error_reason_pb2
+from weftd.errors import ResourceExhausted
+
+__all__ = ["Operation", "OperationQueue", "Queued", "deliver"]
+
+T = TypeVar("T")
+Operation = Callable[[sa.Connection], T]
+
+_LIMIT = 10_000
+
+log = structlog.get_logger()
+
+
+@dataclass(slots=True)
+class Queued:
+    """What to run, where its result goes, and whether it must outlive a power cut."""
+
+    operation: Operation[Any]
+    durable: bool
+    loop: asyncio.AbstractEventLoop
+    future: asyncio.Future[Any]
+
+
+class OperationQueue:
+    """Holds 10,000 operations at most."""
+
+    def __init__(self) -> None:
+        # Its `put` and `get` are one step each: a plain Queue's locks are fought over by both threads.
+        self._queue: queue.SimpleQueue[Queued | None] = queue.SimpleQueue()
+
+    def __len__(self) -> int:
+        """How many wait; for any thread."""
+        return self._queue.qsize()
+
+    def put(self, operation: Operation[T], durable: bool = False) -> asyncio.Future[T]:
+        """What becomes the operation's result. ResourceExhausted where the queue is full."""
+        if self._queue.qsize() >= _LIMIT:
+            raise ResourceExhausted(
+                error_reason_pb2.ERROR_REASON_OVERLOADED,
+                "Too many calls wait for the records database. Try again in a moment.",
+            )
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+        self._queue.put(Queued(operation, durable, loop, future))
+        return future
+
+    def groups(self, most: Callable[[], int]) -> Iterator[list[Queued]]:
+        """For a thread: what waits, `most()` at a time, until the queue is closed."""
+        while (item := self._queue.get()) is not None:
+            group = [item]
+            for _ in range(most() - 1):
+                try:
+                    item = self._queue.get_nowait()
+                except queue.Empty:
+                    break
+                if item is None:
+                    self._queue.put(None)  # for the next `get`, after this group
+                    break
+                group.append(item)
+            yield group
+
+    def close(self) -> None:
+        """Ends one thread's `groups`, after what was put in before."""
+        self._queue.put(None)
+
+
+def deliver(group: Sequence[Queued], results: Sequence[Any]) -> None:
+    """Hands results, or exceptions, to their loops: one wake-up for each loop."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Any], Any]]] = {}
+    for each, result in zip(group, results, strict=True):
+        by_loop.setdefault(each.loop, []).append((each.future, result))
+    for loop, settled in by_loop.items():
+        try:
+            loop.call_soon_threadsafe(_settle, settled)
+        except RuntimeError:  # that loop is closed: nobody waits any more
+            log.debug("records_result_unwanted", operations=len(settled))
+
+
+def _settle(settled: Sequence[tuple[asyncio.Future[Any], Any]]) -> None:
+    for future, result in settled:
+        if future.done():
+            continue
+        if isinstance(result, BaseException):
+            future.set_exception(result)
+        else:
+            future.set_result(result)
