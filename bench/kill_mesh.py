@@ -27,7 +27,7 @@ from bench.setting import processes, table
 from tests.servers.mesh import Mesh
 from tests.servers.model_mesh import ModelMesh, running_model_mesh
 
-__all__ = ["kill_each", "unlimited_mesh"]
+__all__ = ["VICTIMS", "kill_each", "unlimited_mesh"]
 
 VICTIMS = ("services", "jobs", "services", "envoy", "services", "jobs", "supervisor")
 

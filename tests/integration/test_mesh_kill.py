@@ -1,4 +1,4 @@
-"""The job process of a whole mesh killed with -9. The bench does it twenty times."""
+"""Processes of a whole mesh killed with -9. The benches do it 20 and 50 times."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from bench.kill_index import disturb
+from bench.kill_mesh import VICTIMS, kill_each, unlimited_mesh
 from tests.servers.mesh import running_mesh
 
 KILLS = 3
@@ -20,3 +21,14 @@ def test_index_is_the_same_after_kills(tmp_path: Path) -> None:
     assert result.finished > KILLS, "the kills came before anything was done"
     assert result.again == [], "finished steps ran again"
     assert result.differences == []
+
+
+@pytest.mark.timeout(300)
+async def test_nothing_acknowledged_is_lost_whatever_is_killed(tmp_path: Path) -> None:
+    """Uploads, index jobs and chats go on, and come to their end."""
+    with unlimited_mesh(tmp_path) as model_mesh:
+        account, killed = await kill_each(model_mesh, len(VICTIMS))
+    assert set(killed) == set(VICTIMS)
+    assert account.wrong == []
+    assert account.resumed
+    assert account.indexed
