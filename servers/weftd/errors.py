@@ -62,6 +62,11 @@ class WeftError(Exception):
         self.metadata = dict(metadata or {})
         self.retry_after_s = retry_after_s
 
+    @property
+    def retry_after_ms(self) -> int:
+        """For an event; 0 where trying again does not help."""
+        return round((self.retry_after_s or 0) * 1000)
+
 
 class InvalidArgument(WeftError):
     """`fields` maps the path of each bad field to what is wrong with it."""

@@ -46,6 +46,8 @@ async def call(edge: Edge, **headers: str) -> tuple[str, httpx.Response]:
         ("grpc-trace-bin", "***", "AAAA"),
         ("x-of-another-client-bin", "***", "AAAA"),
         ("te", "foo", "trailers"),
+        ("`", "x", "x"),
+        ("x-odd!#$%&'*+^|~", "x", "x"),
     ],
 )
 async def test_a_malformed_header_spoils_no_other_call(

@@ -244,6 +244,9 @@ BAD: list[str | bytes] = [
     '{"type":"turn","messages":7}',
     '{"type":"turn","messages":[{"role":"user","content":"\\ud800"}]}',
     '{"type":"turn","temperature":NaN}',
+    '{"type":"turn","temperature":1' + "0" * 400 + "}",
+    '{"type":"turn","request_id":"\\ud800","\\udfff":1}',
+    '{"type":"\\ud800"}',
     '{"type":"turn","after_seq":-1}',
     '{"type":"turn","messages":[' + ",".join(["{}"] * 2000) + "]}",
     '{"type":"ack","seq":99999999999999999999}',
@@ -279,6 +282,16 @@ async def test_a_message_over_1_mib_closes_it(edge: Edge) -> None:
         assert (await heard(socket))["reason"] == "INVALID_FIELD"
         await socket.send("x" * (1 << 20) + "x")
         assert (await closed(socket))[0] == 1009
+
+
+@pytest.mark.parametrize("parts", [[b"\xc3("], [b"\xe8\xaf", b"\xe6"]], ids=["whole", "in fragments"])
+async def test_a_text_that_is_no_utf8_closes_it(
+    edge: Edge, parts: list[bytes], caplog: pytest.LogCaptureFixture
+) -> None:
+    async with edge.opened() as socket:
+        await socket.send(parts[0] if len(parts) == 1 else iter(parts), text=True)
+        assert (await closed(socket))[0] == 1007
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
 async def test_fragments_without_end_close_it(edge: Edge) -> None:

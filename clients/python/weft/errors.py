@@ -127,9 +127,10 @@ _BY_REASON: Final[dict[str, type[WeftError]]] = {
 }
 
 
-def from_event(reason: str, message: str) -> WeftError:
+def from_event(reason: str, message: str, retry_after_ms: int = 0) -> WeftError:
     """The exception for an `error` event of a stream."""
-    return _BY_REASON.get(reason, WeftError)(message, reason=reason)
+    retry_after_s = retry_after_ms / 1000 if retry_after_ms else None
+    return _BY_REASON.get(reason, WeftError)(message, reason=reason, retry_after_s=retry_after_s)
 
 
 def from_rpc(error: grpc.aio.AioRpcError, address: str) -> WeftError:

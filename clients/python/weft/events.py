@@ -51,6 +51,6 @@ def read(message: _Message) -> ChatEvent | WeftError | None:
         case "done":
             return Done(message.usage, tuple(message.degraded), message.seq)
         case "error":
-            return from_event(message.reason, message.message)
+            return from_event(message.reason, message.message, message.retry_after_ms)
         case _:
             return None

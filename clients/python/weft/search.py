@@ -59,7 +59,7 @@ async def search_stream(
             for older in [query_id for query_id in asked if query_id <= answer.query_id]:
                 del asked[older]
             if answer.error_reason:
-                raise from_event(answer.error_reason, answer.error_message)
+                raise from_event(answer.error_reason, answer.error_message, answer.retry_after_ms)
             yield query, answer.response
     finally:
         call.cancel()

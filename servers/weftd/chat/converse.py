@@ -184,7 +184,12 @@ class _Stream:
 
 def _error_response(name: _Name, error: Exception) -> ConverseResponse:
     if isinstance(error, WeftError):
-        event = ChatEvent(type="error", reason=reason_name(error.reason), message=error.message)
+        event = ChatEvent(
+            type="error",
+            reason=reason_name(error.reason),
+            message=error.message,
+            retry_after_ms=error.retry_after_ms,
+        )
     else:
         log.error("converse_failed", request_id=name[1], exc_info=error)
         event = ChatEvent(type="error", reason="INTERNAL", message="The server failed. Try again.")

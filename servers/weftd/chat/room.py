@@ -11,6 +11,7 @@ import asyncio
 import hashlib
 import time
 import uuid
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from functools import partial
@@ -44,9 +45,9 @@ class ChatTurns:
     """Runs turns. An async context manager: its tasks live inside.
 
     `live_documents` tells which documents are not deleted: an answer keeps no reference to another.
-    `resume_grace_s`: how long a resumable turn waits for its client. `max_turns` run at once, one more is
-    refused with OVERLOADED; each runs `max_turn_s` at most. A worker that has not beaten for `stale_s`
-    (it does every `beat_s`) has lost its turns.
+    `resume_grace_s`: how long a resumable turn waits for its client. `max_turns` run at once, of one tenant
+    `max_tenant_turns`; one more is refused with OVERLOADED. Each runs `max_turn_s` at most. A worker that has
+    not beaten for `stale_s` (it does every `beat_s`) has lost its turns.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class ChatTurns:
         live_documents: LiveDocuments,
         resume_grace_s: float = 5.0,
         max_turns: int = 2_000,
+        max_tenant_turns: int = 1_000,
         max_turn_s: float = 600.0,
         beat_s: float = 1.0,
         stale_s: float = 3.0,
@@ -68,8 +70,10 @@ class ChatTurns:
         self._records = records
         self._grace_s = resume_grace_s
         self._max_turns = max_turns
+        self._max_tenant_turns = max_tenant_turns
         self._stale_ms = round(stale_s * 1000)
         self._running: dict[TurnKey, Turn] = {}
+        self._running_of: Counter[str] = Counter()
         self._writer = TurnWriter(
             records,
             retrieval,
@@ -210,13 +214,24 @@ class ChatTurns:
                 error_reason_pb2.ERROR_REASON_OVERLOADED,
                 "Too many answers are being written at once. Try again in a moment.",
             )
+        tenant = turn.key.tenant
+        if self._running_of[tenant] >= self._max_tenant_turns:
+            raise ResourceExhausted(
+                error_reason_pb2.ERROR_REASON_OVERLOADED,
+                "Too many answers are being written for this tenant. Wait for one to end.",
+            )
         self._running[turn.key] = turn
+        self._running_of[tenant] += 1
         self.drain.call_began()
         turn.task = self._tasks.create_task(self._writer.run(turn, deadline, is_new=is_new))
         turn.task.add_done_callback(lambda _: self._ran(turn))
 
     def _ran(self, turn: Turn) -> None:
-        self._running.pop(turn.key, None)
+        del self._running[turn.key]
+        tenant = turn.key.tenant
+        self._running_of[tenant] -= 1
+        if not self._running_of[tenant]:
+            del self._running_of[tenant]
         turn.leave(State.ELSEWHERE)
         self.drain.call_ended()
 

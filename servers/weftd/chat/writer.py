@@ -104,6 +104,11 @@ class TurnWriter:
         )
         match begun:
             case Begun():
+                if turn.request.after_seq:
+                    await self._records.write(
+                        lambda connection: turns.withdraw(connection, *turn.key, self._worker)
+                    )
+                    raise InvalidArgument({"after_seq": "There is no such turn yet. Ask without it."})
                 turn.turn_id = begun.turn_id
                 return asked.content, begun.history
             case Busy():
@@ -111,6 +116,7 @@ class TurnWriter:
                     error_reason_pb2.ERROR_REASON_TURN_RUNNING,
                     "This conversation's last question is still being answered. Wait for it, or stop it.",
                     metadata={"request_id": begun.request_id},
+                    retry_after_s=1.0,
                 )
         if begun.fingerprint != turn.fingerprint:
             raise request_id_reused()
@@ -253,7 +259,13 @@ def _ending(turn: Turn, work: asyncio.Task[Answer], prefix: str, seq: int) -> _E
         error = _internal()
     if prefix and error.reason == error_reason_pb2.ERROR_REASON_MODEL_CANNOT_CONTINUE:
         return _stopped(INTERRUPTED, seq)
-    event = ChatEvent(type="error", reason=reason_name(error.reason), message=error.message, seq=seq + 1)
+    event = ChatEvent(
+        type="error",
+        reason=reason_name(error.reason),
+        message=error.message,
+        retry_after_ms=error.retry_after_ms,
+        seq=seq + 1,
+    )
     return _Ending("failed", [event], failure=error)
 
 

@@ -77,7 +77,16 @@ def error_text(error: WeftError, about: Mapping[str, Any] | None = None) -> str:
         for name in NAMES
         if about is not None and isinstance(value := about.get(name), str) and value
     }
-    return text({"type": "error", "reason": reason_name(error.reason), "message": error.message, **names})
+    retry = {"retry_after_ms": error.retry_after_ms} if error.retry_after_ms else {}
+    fields = {
+        "type": "error",
+        "reason": reason_name(error.reason),
+        "message": error.message,
+        **retry,
+        **names,
+    }
+    # JSON may hold halves of characters, which no message can.
+    return text(fields).encode(errors="replace").decode()
 
 
 def text(fields: Mapping[str, Any]) -> str:

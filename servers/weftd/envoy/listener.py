@@ -34,6 +34,8 @@ _ROUTER = {
 # Headers of which gRPC's server reads the value before any service does, and which no service of ours wants.
 # A malformed value makes it refuse that header, whoever sends it, on a connection that all clients share.
 _PARSED_BY_GRPC = ".*-bin|grpc-(previous-rpc-attempts|retry-pushback-ms|internal-encoding-request|status)"
+# HTTP allows more characters in a header's name than gRPC, which would fail the call as INTERNAL.
+_NO_NAME_IN_GRPC = ".*[^a-z0-9_.:-].*"
 
 
 def listeners(config: EnvoyConfig, xds: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
@@ -167,6 +169,7 @@ def _request_headers() -> list[dict[str, Any]]:
     return [
         *({"remove_on_match": {"key_matcher": {"prefix": prefix}}} for prefix in ("x-envoy-", "x-weft-")),
         {"remove_on_match": {"key_matcher": {"safe_regex": {"regex": _PARSED_BY_GRPC}}}},
+        {"remove_on_match": {"key_matcher": {"safe_regex": {"regex": _NO_NAME_IN_GRPC}}}},
         copied(REQUESTED_TENANT_HEADER, TENANT_HEADER),
         copied(WIRE_HEADER, "content-type?:method"),
         {"remove": TENANT_HEADER},

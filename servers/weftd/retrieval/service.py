@@ -108,6 +108,7 @@ class RetrievalService(retrieval_pb2_grpc.RetrievalServiceServicer):
             answer.response.CopyFrom(await self._search(request.search))
         except WeftError as error:
             answer.error_reason, answer.error_message = reason_name(error.reason), error.message
+            answer.retry_after_ms = error.retry_after_ms
         except Exception:
             log.exception("search_failed", request_id=caller.current().request_id)
             answer.error_reason = reason_name(error_reason_pb2.ERROR_REASON_INTERNAL)
@@ -177,7 +178,10 @@ def _references(hits: Sequence[Hit]) -> list[common_pb2.Reference]:
 def _refused(query_id: int, newest: int) -> retrieval_pb2.StreamSearchResponse:
     error = InvalidArgument({"query_id": f"is {query_id}, not larger than the last one's {newest}"})
     return retrieval_pb2.StreamSearchResponse(
-        query_id=query_id, error_reason=reason_name(error.reason), error_message=error.message
+        query_id=query_id,
+        error_reason=reason_name(error.reason),
+        error_message=error.message,
+        retry_after_ms=error.retry_after_ms,
     )
 
 

@@ -128,7 +128,7 @@ def from_rpc_error(error: grpc.aio.AioRpcError, backend: str) -> errors.WeftErro
         case grpc.StatusCode.ALREADY_EXISTS:
             return errors.AlreadyExists(reason, message, metadata=metadata)
         case grpc.StatusCode.FAILED_PRECONDITION:
-            return errors.FailedPrecondition(reason, message, metadata=metadata)
+            return errors.FailedPrecondition(reason, message, metadata=metadata, retry_after_s=retry_after_s)
         case grpc.StatusCode.UNIMPLEMENTED:
             return errors.Unimplemented(reason, message, metadata=metadata)
         case grpc.StatusCode.RESOURCE_EXHAUSTED:

@@ -27,7 +27,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from weft.v1 import common_pb2 as weft_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x12weft/v1/chat.proto\x12\x07weft.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x14weft/v1/common.proto\"\xb4\x02\n\x11StreamChatRequest\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\x12\"\n\x08messages\x18\x02 \x03(\x0b\x32\x10.weft.v1.Message\x12\x13\n\x06stream\x18\x03 \x01(\x08H\x00\x88\x01\x01\x12\x18\n\x0btemperature\x18\x04 \x01(\x01H\x01\x88\x01\x01\x12\r\n\x05top_k\x18\x05 \x01(\r\x12\x15\n\ruse_graph_rag\x18\x06 \x01(\x08\x12\x11\n\tuse_cache\x18\x07 \x01(\x08\x12\x13\n\x0b\x64\x61taset_ids\x18\x08 \x03(\t\x12\x11\n\tresumable\x18\t \x01(\x08\x12\x11\n\tafter_seq\x18\n \x01(\r\x12\x12\n\nrequest_id\x18\x0b \x01(\t\x12\x10\n\x08model_id\x18\x0c \x01(\tB\t\n\x07_streamB\x0e\n\x0c_temperature\"\xb1\x01\n\tChatEvent\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12&\n\nreferences\x18\x03 \x03(\x0b\x32\x12.weft.v1.Reference\x12\x1d\n\x05usage\x18\x04 \x01(\x0b\x32\x0e.weft.v1.Usage\x12\x10\n\x08\x64\x65graded\x18\x05 \x03(\t\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12\x0f\n\x07message\x18\x07 \x01(\t\x12\x0b\n\x03seq\x18\x0f \x01(\r\"\xcd\x01\n\x0f\x43onverseRequest\x12*\n\x04turn\x18\x01 \x01(\x0b\x32\x1a.weft.v1.StreamChatRequestH\x00\x12/\n\tinterrupt\x18\x02 \x01(\x0b\x32\x1a.weft.v1.CancelTurnRequestH\x00\x12\'\n\x03\x61\x63k\x18\x03 \x01(\x0b\x32\x18.weft.v1.AcknowledgementH\x00\x12,\n\x06resume\x18\x04 \x01(\x0b\x32\x1a.weft.v1.ResumeChatRequestH\x00\x42\x06\n\x04kind\"K\n\x0f\x41\x63knowledgement\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0b\n\x03seq\x18\x03 \x01(\r\"\x90\x01\n\x10\x43onverseResponse\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12#\n\x05\x65vent\x18\x03 \x01(\x0b\x32\x12.weft.v1.ChatEventH\x00\x12\"\n\x07go_away\x18\x04 \x01(\x0b\x32\x0f.weft.v1.GoAwayH\x00\x42\x06\n\x04kind\"*\n\x06GoAway\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x10\n\x08grace_ms\x18\x02 \x01(\r\"f\n\x11ResumeChatRequest\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x11\n\tafter_seq\x18\x03 \x01(\r\x12\x11\n\tresumable\x18\x04 \x01(\x08\"@\n\x11\x43\x61ncelTurnRequest\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"$\n\x12\x43\x61ncelTurnResponse\x12\x0e\n\x06status\x18\x01 \x01(\t\"A\n\x18ListConversationsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"b\n\x19ListConversationsResponse\x12,\n\rconversations\x18\x01 \x03(\x0b\x32\x15.weft.v1.Conversation\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xb2\x01\n\x0c\x43onversation\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\x12\r\n\x05title\x18\x02 \x01(\t\x12.\n\ncreated_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1a\n\x12running_request_id\x18\x05 \x01(\t\"X\n\x16GetConversationRequest\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\"\x89\x01\n\x17GetConversationResponse\x12+\n\x0c\x63onversation\x18\x01 \x01(\x0b\x32\x15.weft.v1.Conversation\x12(\n\x08messages\x18\x02 \x03(\x0b\x32\x16.weft.v1.StoredMessage\x12\x17\n\x0fnext_page_token\x18\x03 \x01(\t\"\xce\x01\n\rStoredMessage\x12\x12\n\nmessage_id\x18\x01 \x01(\t\x12\x0c\n\x04role\x18\x02 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12.\n\ncreated_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06status\x18\x06 \x01(\t\x12&\n\nreferences\x18\x07 \x03(\x0b\x32\x12.weft.v1.Reference\x12\x0e\n\x06rating\x18\x08 \x01(\t\"4\n\x19\x44\x65leteConversationRequest\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\"\x1c\n\x1a\x44\x65leteConversationResponse\"a\n\x11RateAnswerRequest\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0e\n\x06rating\x18\x03 \x01(\t\x12\x0f\n\x07\x63omment\x18\x04 \x01(\t\"\x14\n\x12RateAnswerResponse2\xf4\x06\n\x0b\x43hatService\x12^\n\nStreamChat\x12\x1a.weft.v1.StreamChatRequest\x1a\x12.weft.v1.ChatEvent\"\x1e\x82\xd3\xe4\x93\x02\x18\"\x13/api/v1/chat/stream:\x01*0\x01\x12\x45\n\x08\x43onverse\x12\x18.weft.v1.ConverseRequest\x1a\x19.weft.v1.ConverseResponse\"\x00(\x01\x30\x01\x12^\n\nResumeChat\x12\x1a.weft.v1.ResumeChatRequest\x1a\x12.weft.v1.ChatEvent\"\x1e\x82\xd3\xe4\x93\x02\x18\"\x13/api/v1/chat/resume:\x01*0\x01\x12\x65\n\nCancelTurn\x12\x1a.weft.v1.CancelTurnRequest\x1a\x1b.weft.v1.CancelTurnResponse\"\x1e\x82\xd3\xe4\x93\x02\x18\"\x13/api/v1/chat/cancel:\x01*\x12y\n\x11ListConversations\x12!.weft.v1.ListConversationsRequest\x1a\".weft.v1.ListConversationsResponse\"\x1d\x82\xd3\xe4\x93\x02\x17\x12\x15/api/v1/conversations\x12\x85\x01\n\x0fGetConversation\x12\x1f.weft.v1.GetConversationRequest\x1a .weft.v1.GetConversationResponse\"/\x82\xd3\xe4\x93\x02)\x12\'/api/v1/conversations/{conversation_id}\x12\x8e\x01\n\x12\x44\x65leteConversation\x12\".weft.v1.DeleteConversationRequest\x1a#.weft.v1.DeleteConversationResponse\"/\x82\xd3\xe4\x93\x02)*\'/api/v1/conversations/{conversation_id}\x12\x63\n\nRateAnswer\x12\x1a.weft.v1.RateAnswerRequest\x1a\x1b.weft.v1.RateAnswerResponse\"\x1c\x82\xd3\xe4\x93\x02\x16\"\x11/api/v1/chat/rate:\x01*b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x12weft/v1/chat.proto\x12\x07weft.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x14weft/v1/common.proto\"\xb4\x02\n\x11StreamChatRequest\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\x12\"\n\x08messages\x18\x02 \x03(\x0b\x32\x10.weft.v1.Message\x12\x13\n\x06stream\x18\x03 \x01(\x08H\x00\x88\x01\x01\x12\x18\n\x0btemperature\x18\x04 \x01(\x01H\x01\x88\x01\x01\x12\r\n\x05top_k\x18\x05 \x01(\r\x12\x15\n\ruse_graph_rag\x18\x06 \x01(\x08\x12\x11\n\tuse_cache\x18\x07 \x01(\x08\x12\x13\n\x0b\x64\x61taset_ids\x18\x08 \x03(\t\x12\x11\n\tresumable\x18\t \x01(\x08\x12\x11\n\tafter_seq\x18\n \x01(\r\x12\x12\n\nrequest_id\x18\x0b \x01(\t\x12\x10\n\x08model_id\x18\x0c \x01(\tB\t\n\x07_streamB\x0e\n\x0c_temperature\"\xc9\x01\n\tChatEvent\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12&\n\nreferences\x18\x03 \x03(\x0b\x32\x12.weft.v1.Reference\x12\x1d\n\x05usage\x18\x04 \x01(\x0b\x32\x0e.weft.v1.Usage\x12\x10\n\x08\x64\x65graded\x18\x05 \x03(\t\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12\x0f\n\x07message\x18\x07 \x01(\t\x12\x16\n\x0eretry_after_ms\x18\x08 \x01(\r\x12\x0b\n\x03seq\x18\x0f \x01(\r\"\xcd\x01\n\x0f\x43onverseRequest\x12*\n\x04turn\x18\x01 \x01(\x0b\x32\x1a.weft.v1.StreamChatRequestH\x00\x12/\n\tinterrupt\x18\x02 \x01(\x0b\x32\x1a.weft.v1.CancelTurnRequestH\x00\x12\'\n\x03\x61\x63k\x18\x03 \x01(\x0b\x32\x18.weft.v1.AcknowledgementH\x00\x12,\n\x06resume\x18\x04 \x01(\x0b\x32\x1a.weft.v1.ResumeChatRequestH\x00\x42\x06\n\x04kind\"K\n\x0f\x41\x63knowledgement\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0b\n\x03seq\x18\x03 \x01(\r\"\x90\x01\n\x10\x43onverseResponse\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12#\n\x05\x65vent\x18\x03 \x01(\x0b\x32\x12.weft.v1.ChatEventH\x00\x12\"\n\x07go_away\x18\x04 \x01(\x0b\x32\x0f.weft.v1.GoAwayH\x00\x42\x06\n\x04kind\"*\n\x06GoAway\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x10\n\x08grace_ms\x18\x02 \x01(\r\"f\n\x11ResumeChatRequest\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x11\n\tafter_seq\x18\x03 \x01(\r\x12\x11\n\tresumable\x18\x04 \x01(\x08\"@\n\x11\x43\x61ncelTurnRequest\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"$\n\x12\x43\x61ncelTurnResponse\x12\x0e\n\x06status\x18\x01 \x01(\t\"A\n\x18ListConversationsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"b\n\x19ListConversationsResponse\x12,\n\rconversations\x18\x01 \x03(\x0b\x32\x15.weft.v1.Conversation\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xb2\x01\n\x0c\x43onversation\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\x12\r\n\x05title\x18\x02 \x01(\t\x12.\n\ncreated_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1a\n\x12running_request_id\x18\x05 \x01(\t\"X\n\x16GetConversationRequest\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\"\x89\x01\n\x17GetConversationResponse\x12+\n\x0c\x63onversation\x18\x01 \x01(\x0b\x32\x15.weft.v1.Conversation\x12(\n\x08messages\x18\x02 \x03(\x0b\x32\x16.weft.v1.StoredMessage\x12\x17\n\x0fnext_page_token\x18\x03 \x01(\t\"\xce\x01\n\rStoredMessage\x12\x12\n\nmessage_id\x18\x01 \x01(\t\x12\x0c\n\x04role\x18\x02 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12.\n\ncreated_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06status\x18\x06 \x01(\t\x12&\n\nreferences\x18\x07 \x03(\x0b\x32\x12.weft.v1.Reference\x12\x0e\n\x06rating\x18\x08 \x01(\t\"4\n\x19\x44\x65leteConversationRequest\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\"\x1c\n\x1a\x44\x65leteConversationResponse\"a\n\x11RateAnswerRequest\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0e\n\x06rating\x18\x03 \x01(\t\x12\x0f\n\x07\x63omment\x18\x04 \x01(\t\"\x14\n\x12RateAnswerResponse2\xf4\x06\n\x0b\x43hatService\x12^\n\nStreamChat\x12\x1a.weft.v1.StreamChatRequest\x1a\x12.weft.v1.ChatEvent\"\x1e\x82\xd3\xe4\x93\x02\x18\"\x13/api/v1/chat/stream:\x01*0\x01\x12\x45\n\x08\x43onverse\x12\x18.weft.v1.ConverseRequest\x1a\x19.weft.v1.ConverseResponse\"\x00(\x01\x30\x01\x12^\n\nResumeChat\x12\x1a.weft.v1.ResumeChatRequest\x1a\x12.weft.v1.ChatEvent\"\x1e\x82\xd3\xe4\x93\x02\x18\"\x13/api/v1/chat/resume:\x01*0\x01\x12\x65\n\nCancelTurn\x12\x1a.weft.v1.CancelTurnRequest\x1a\x1b.weft.v1.CancelTurnResponse\"\x1e\x82\xd3\xe4\x93\x02\x18\"\x13/api/v1/chat/cancel:\x01*\x12y\n\x11ListConversations\x12!.weft.v1.ListConversationsRequest\x1a\".weft.v1.ListConversationsResponse\"\x1d\x82\xd3\xe4\x93\x02\x17\x12\x15/api/v1/conversations\x12\x85\x01\n\x0fGetConversation\x12\x1f.weft.v1.GetConversationRequest\x1a .weft.v1.GetConversationResponse\"/\x82\xd3\xe4\x93\x02)\x12\'/api/v1/conversations/{conversation_id}\x12\x8e\x01\n\x12\x44\x65leteConversation\x12\".weft.v1.DeleteConversationRequest\x1a#.weft.v1.DeleteConversationResponse\"/\x82\xd3\xe4\x93\x02)*\'/api/v1/conversations/{conversation_id}\x12\x63\n\nRateAnswer\x12\x1a.weft.v1.RateAnswerRequest\x1a\x1b.weft.v1.RateAnswerResponse\"\x1c\x82\xd3\xe4\x93\x02\x16\"\x11/api/v1/chat/rate:\x01*b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -51,41 +51,41 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STREAMCHATREQUEST']._serialized_start=117
   _globals['_STREAMCHATREQUEST']._serialized_end=425
   _globals['_CHATEVENT']._serialized_start=428
-  _globals['_CHATEVENT']._serialized_end=605
-  _globals['_CONVERSEREQUEST']._serialized_start=608
-  _globals['_CONVERSEREQUEST']._serialized_end=813
-  _globals['_ACKNOWLEDGEMENT']._serialized_start=815
-  _globals['_ACKNOWLEDGEMENT']._serialized_end=890
-  _globals['_CONVERSERESPONSE']._serialized_start=893
-  _globals['_CONVERSERESPONSE']._serialized_end=1037
-  _globals['_GOAWAY']._serialized_start=1039
-  _globals['_GOAWAY']._serialized_end=1081
-  _globals['_RESUMECHATREQUEST']._serialized_start=1083
-  _globals['_RESUMECHATREQUEST']._serialized_end=1185
-  _globals['_CANCELTURNREQUEST']._serialized_start=1187
-  _globals['_CANCELTURNREQUEST']._serialized_end=1251
-  _globals['_CANCELTURNRESPONSE']._serialized_start=1253
-  _globals['_CANCELTURNRESPONSE']._serialized_end=1289
-  _globals['_LISTCONVERSATIONSREQUEST']._serialized_start=1291
-  _globals['_LISTCONVERSATIONSREQUEST']._serialized_end=1356
-  _globals['_LISTCONVERSATIONSRESPONSE']._serialized_start=1358
-  _globals['_LISTCONVERSATIONSRESPONSE']._serialized_end=1456
-  _globals['_CONVERSATION']._serialized_start=1459
-  _globals['_CONVERSATION']._serialized_end=1637
-  _globals['_GETCONVERSATIONREQUEST']._serialized_start=1639
-  _globals['_GETCONVERSATIONREQUEST']._serialized_end=1727
-  _globals['_GETCONVERSATIONRESPONSE']._serialized_start=1730
-  _globals['_GETCONVERSATIONRESPONSE']._serialized_end=1867
-  _globals['_STOREDMESSAGE']._serialized_start=1870
-  _globals['_STOREDMESSAGE']._serialized_end=2076
-  _globals['_DELETECONVERSATIONREQUEST']._serialized_start=2078
-  _globals['_DELETECONVERSATIONREQUEST']._serialized_end=2130
-  _globals['_DELETECONVERSATIONRESPONSE']._serialized_start=2132
-  _globals['_DELETECONVERSATIONRESPONSE']._serialized_end=2160
-  _globals['_RATEANSWERREQUEST']._serialized_start=2162
-  _globals['_RATEANSWERREQUEST']._serialized_end=2259
-  _globals['_RATEANSWERRESPONSE']._serialized_start=2261
-  _globals['_RATEANSWERRESPONSE']._serialized_end=2281
-  _globals['_CHATSERVICE']._serialized_start=2284
-  _globals['_CHATSERVICE']._serialized_end=3168
+  _globals['_CHATEVENT']._serialized_end=629
+  _globals['_CONVERSEREQUEST']._serialized_start=632
+  _globals['_CONVERSEREQUEST']._serialized_end=837
+  _globals['_ACKNOWLEDGEMENT']._serialized_start=839
+  _globals['_ACKNOWLEDGEMENT']._serialized_end=914
+  _globals['_CONVERSERESPONSE']._serialized_start=917
+  _globals['_CONVERSERESPONSE']._serialized_end=1061
+  _globals['_GOAWAY']._serialized_start=1063
+  _globals['_GOAWAY']._serialized_end=1105
+  _globals['_RESUMECHATREQUEST']._serialized_start=1107
+  _globals['_RESUMECHATREQUEST']._serialized_end=1209
+  _globals['_CANCELTURNREQUEST']._serialized_start=1211
+  _globals['_CANCELTURNREQUEST']._serialized_end=1275
+  _globals['_CANCELTURNRESPONSE']._serialized_start=1277
+  _globals['_CANCELTURNRESPONSE']._serialized_end=1313
+  _globals['_LISTCONVERSATIONSREQUEST']._serialized_start=1315
+  _globals['_LISTCONVERSATIONSREQUEST']._serialized_end=1380
+  _globals['_LISTCONVERSATIONSRESPONSE']._serialized_start=1382
+  _globals['_LISTCONVERSATIONSRESPONSE']._serialized_end=1480
+  _globals['_CONVERSATION']._serialized_start=1483
+  _globals['_CONVERSATION']._serialized_end=1661
+  _globals['_GETCONVERSATIONREQUEST']._serialized_start=1663
+  _globals['_GETCONVERSATIONREQUEST']._serialized_end=1751
+  _globals['_GETCONVERSATIONRESPONSE']._serialized_start=1754
+  _globals['_GETCONVERSATIONRESPONSE']._serialized_end=1891
+  _globals['_STOREDMESSAGE']._serialized_start=1894
+  _globals['_STOREDMESSAGE']._serialized_end=2100
+  _globals['_DELETECONVERSATIONREQUEST']._serialized_start=2102
+  _globals['_DELETECONVERSATIONREQUEST']._serialized_end=2154
+  _globals['_DELETECONVERSATIONRESPONSE']._serialized_start=2156
+  _globals['_DELETECONVERSATIONRESPONSE']._serialized_end=2184
+  _globals['_RATEANSWERREQUEST']._serialized_start=2186
+  _globals['_RATEANSWERREQUEST']._serialized_end=2283
+  _globals['_RATEANSWERRESPONSE']._serialized_start=2285
+  _globals['_RATEANSWERRESPONSE']._serialized_end=2305
+  _globals['_CHATSERVICE']._serialized_start=2308
+  _globals['_CHATSERVICE']._serialized_end=3192
 # @@protoc_insertion_point(module_scope)

@@ -111,6 +111,7 @@ class ChatEvent(_message.Message):
     DEGRADED_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
+    RETRY_AFTER_MS_FIELD_NUMBER: _builtins.int
     SEQ_FIELD_NUMBER: _builtins.int
     type: _builtins.str
     """"delta", "refs", "done" or "error"."""
@@ -120,6 +121,8 @@ class ChatEvent(_message.Message):
     """Name of an `ErrorReason` without its prefix. `error` only."""
     message: _builtins.str
     """What happened and what to do, for people. `error` only."""
+    retry_after_ms: _builtins.int
+    """How long to wait before the same is asked again, where that may help. `error` only. 0: it will not."""
     seq: _builtins.int
     """Counted from 1 within the turn. 0: an error that is not kept (see `Converse`)."""
     @_builtins.property
@@ -146,11 +149,12 @@ class ChatEvent(_message.Message):
         degraded: _abc.Iterable[_builtins.str] | None = ...,
         reason: _builtins.str = ...,
         message: _builtins.str = ...,
+        retry_after_ms: _builtins.int = ...,
         seq: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "degraded", b"degraded", "message", b"message", "reason", b"reason", "references", b"references", "seq", b"seq", "type", b"type", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "degraded", b"degraded", "message", b"message", "reason", b"reason", "references", b"references", "retry_after_ms", b"retry_after_ms", "seq", b"seq", "type", b"type", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -40,7 +40,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_TURN_NOT_FOUND: _ErrorReason.ValueType  # 11
     """This conversation has no such turn. NOT_FOUND."""
     ERROR_REASON_TURN_RUNNING: _ErrorReason.ValueType  # 12
-    """A turn of this conversation is running; one at a time. FAILED_PRECONDITION; metadata
+    """A turn of this conversation is running; one at a time. FAILED_PRECONDITION with `RetryInfo`; metadata
     `request_id` names the running turn when it belongs to the caller.
     """
     ERROR_REASON_REPLAY_EXPIRED: _ErrorReason.ValueType  # 13
@@ -62,7 +62,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_DATASET_EMPTY: _ErrorReason.ValueType  # 23
     """The dataset has no documents to index. FAILED_PRECONDITION."""
     ERROR_REASON_INDEX_RUNNING: _ErrorReason.ValueType  # 24
-    """An index job of this dataset is running with other options. FAILED_PRECONDITION; metadata `job_id`."""
+    """An index job of this dataset is running with other options. FAILED_PRECONDITION with `RetryInfo`;
+    metadata `job_id`.
+    """
     ERROR_REASON_INDEX_TYPE_UNSUPPORTED: _ErrorReason.ValueType  # 25
     """`graph` and `hybrid` indexes cannot be built yet. UNIMPLEMENTED."""
     ERROR_REASON_EMBEDDER_CHANGED: _ErrorReason.ValueType  # 26
@@ -100,7 +102,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_MODEL_REFUSED: _ErrorReason.ValueType  # 44
     """The endpoint refused the request as it stands (context too long, content policy). FAILED_PRECONDITION."""
     ERROR_REASON_MODEL_BROKEN: _ErrorReason.ValueType  # 45
-    """The model's answer broke off or could not be read. UNAVAILABLE."""
+    """The model's answer broke off or could not be read. UNAVAILABLE with `RetryInfo`."""
     ERROR_REASON_MODEL_TIMEOUT: _ErrorReason.ValueType  # 46
     """The model was silent for longer than its limit. UNAVAILABLE with `RetryInfo`."""
     ERROR_REASON_MODEL_CANNOT_CONTINUE: _ErrorReason.ValueType  # 47
@@ -110,7 +112,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_DRAINING: _ErrorReason.ValueType  # 51
     """The server is stopping: try again, another takes over. UNAVAILABLE with `RetryInfo`."""
     ERROR_REASON_OVERLOADED: _ErrorReason.ValueType  # 52
-    """Too many turns, searches or uploads at once. RESOURCE_EXHAUSTED with `RetryInfo`."""
+    """Too many requests, turns, searches or uploads at once, or a stream that its client did not read.
+    RESOURCE_EXHAUSTED with `RetryInfo`.
+    """
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 53
     """A fault in the server; its log has the request id. INTERNAL."""
 
@@ -144,7 +148,7 @@ ERROR_REASON_CONVERSATION_NOT_FOUND: ErrorReason.ValueType  # 10
 ERROR_REASON_TURN_NOT_FOUND: ErrorReason.ValueType  # 11
 """This conversation has no such turn. NOT_FOUND."""
 ERROR_REASON_TURN_RUNNING: ErrorReason.ValueType  # 12
-"""A turn of this conversation is running; one at a time. FAILED_PRECONDITION; metadata
+"""A turn of this conversation is running; one at a time. FAILED_PRECONDITION with `RetryInfo`; metadata
 `request_id` names the running turn when it belongs to the caller.
 """
 ERROR_REASON_REPLAY_EXPIRED: ErrorReason.ValueType  # 13
@@ -166,7 +170,9 @@ ERROR_REASON_DATASET_EXISTS: ErrorReason.ValueType  # 22
 ERROR_REASON_DATASET_EMPTY: ErrorReason.ValueType  # 23
 """The dataset has no documents to index. FAILED_PRECONDITION."""
 ERROR_REASON_INDEX_RUNNING: ErrorReason.ValueType  # 24
-"""An index job of this dataset is running with other options. FAILED_PRECONDITION; metadata `job_id`."""
+"""An index job of this dataset is running with other options. FAILED_PRECONDITION with `RetryInfo`;
+metadata `job_id`.
+"""
 ERROR_REASON_INDEX_TYPE_UNSUPPORTED: ErrorReason.ValueType  # 25
 """`graph` and `hybrid` indexes cannot be built yet. UNIMPLEMENTED."""
 ERROR_REASON_EMBEDDER_CHANGED: ErrorReason.ValueType  # 26
@@ -204,7 +210,7 @@ ERROR_REASON_MODEL_RATE_LIMITED: ErrorReason.ValueType  # 43
 ERROR_REASON_MODEL_REFUSED: ErrorReason.ValueType  # 44
 """The endpoint refused the request as it stands (context too long, content policy). FAILED_PRECONDITION."""
 ERROR_REASON_MODEL_BROKEN: ErrorReason.ValueType  # 45
-"""The model's answer broke off or could not be read. UNAVAILABLE."""
+"""The model's answer broke off or could not be read. UNAVAILABLE with `RetryInfo`."""
 ERROR_REASON_MODEL_TIMEOUT: ErrorReason.ValueType  # 46
 """The model was silent for longer than its limit. UNAVAILABLE with `RetryInfo`."""
 ERROR_REASON_MODEL_CANNOT_CONTINUE: ErrorReason.ValueType  # 47
@@ -214,7 +220,9 @@ ERROR_REASON_BACKEND_UNAVAILABLE: ErrorReason.ValueType  # 50
 ERROR_REASON_DRAINING: ErrorReason.ValueType  # 51
 """The server is stopping: try again, another takes over. UNAVAILABLE with `RetryInfo`."""
 ERROR_REASON_OVERLOADED: ErrorReason.ValueType  # 52
-"""Too many turns, searches or uploads at once. RESOURCE_EXHAUSTED with `RetryInfo`."""
+"""Too many requests, turns, searches or uploads at once, or a stream that its client did not read.
+RESOURCE_EXHAUSTED with `RetryInfo`.
+"""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 53
 """A fault in the server; its log has the request id. INTERNAL."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -26,7 +26,7 @@ from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from weft.v1 import common_pb2 as weft_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17weft/v1/retrieval.proto\x12\x07weft.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x14weft/v1/common.proto\"k\n\rSearchRequest\x12\r\n\x05query\x18\x01 \x01(\t\x12\r\n\x05top_k\x18\x02 \x01(\r\x12\'\n\x07\x66ilters\x18\x03 \x01(\x0b\x32\x16.weft.v1.SearchFilters\x12\x13\n\x0bsearch_type\x18\x04 \x01(\t\"b\n\rSearchFilters\x12\x13\n\x0b\x64\x61taset_ids\x18\x01 \x03(\t\x12\x14\n\x0c\x64ocument_ids\x18\x02 \x03(\t\x12&\n\ndate_range\x18\x03 \x01(\x0b\x32\x12.weft.v1.DateRange\"`\n\x0eSearchResponse\x12#\n\x07results\x18\x01 \x03(\x0b\x32\x12.weft.v1.Reference\x12)\n\x08metadata\x18\x02 \x01(\x0b\x32\x17.weft.v1.SearchMetadata\"h\n\x0eSearchMetadata\x12\x0e\n\x06routes\x18\x01 \x03(\t\x12\x10\n\x08\x64\x65graded\x18\x02 \x03(\t\x12\x1e\n\x11\x65xecution_time_ms\x18\x03 \x01(\rH\x00\x88\x01\x01\x42\x14\n\x12_execution_time_ms\"O\n\x13StreamSearchRequest\x12\x10\n\x08query_id\x18\x01 \x01(\r\x12&\n\x06search\x18\x02 \x01(\x0b\x32\x16.weft.v1.SearchRequest\"\x80\x01\n\x14StreamSearchResponse\x12\x10\n\x08query_id\x18\x01 \x01(\r\x12)\n\x08response\x18\x02 \x01(\x0b\x32\x17.weft.v1.SearchResponse\x12\x14\n\x0c\x65rror_reason\x18\x03 \x01(\t\x12\x15\n\rerror_message\x18\x04 \x01(\t2\xbb\x01\n\x10RetrievalService\x12T\n\x06Search\x12\x16.weft.v1.SearchRequest\x1a\x17.weft.v1.SearchResponse\"\x19\x82\xd3\xe4\x93\x02\x13\"\x0e/api/v1/search:\x01*\x12Q\n\x0cStreamSearch\x12\x1c.weft.v1.StreamSearchRequest\x1a\x1d.weft.v1.StreamSearchResponse\"\x00(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17weft/v1/retrieval.proto\x12\x07weft.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x14weft/v1/common.proto\"k\n\rSearchRequest\x12\r\n\x05query\x18\x01 \x01(\t\x12\r\n\x05top_k\x18\x02 \x01(\r\x12\'\n\x07\x66ilters\x18\x03 \x01(\x0b\x32\x16.weft.v1.SearchFilters\x12\x13\n\x0bsearch_type\x18\x04 \x01(\t\"b\n\rSearchFilters\x12\x13\n\x0b\x64\x61taset_ids\x18\x01 \x03(\t\x12\x14\n\x0c\x64ocument_ids\x18\x02 \x03(\t\x12&\n\ndate_range\x18\x03 \x01(\x0b\x32\x12.weft.v1.DateRange\"`\n\x0eSearchResponse\x12#\n\x07results\x18\x01 \x03(\x0b\x32\x12.weft.v1.Reference\x12)\n\x08metadata\x18\x02 \x01(\x0b\x32\x17.weft.v1.SearchMetadata\"h\n\x0eSearchMetadata\x12\x0e\n\x06routes\x18\x01 \x03(\t\x12\x10\n\x08\x64\x65graded\x18\x02 \x03(\t\x12\x1e\n\x11\x65xecution_time_ms\x18\x03 \x01(\rH\x00\x88\x01\x01\x42\x14\n\x12_execution_time_ms\"O\n\x13StreamSearchRequest\x12\x10\n\x08query_id\x18\x01 \x01(\r\x12&\n\x06search\x18\x02 \x01(\x0b\x32\x16.weft.v1.SearchRequest\"\x98\x01\n\x14StreamSearchResponse\x12\x10\n\x08query_id\x18\x01 \x01(\r\x12)\n\x08response\x18\x02 \x01(\x0b\x32\x17.weft.v1.SearchResponse\x12\x14\n\x0c\x65rror_reason\x18\x03 \x01(\t\x12\x15\n\rerror_message\x18\x04 \x01(\t\x12\x16\n\x0eretry_after_ms\x18\x05 \x01(\r2\xbb\x01\n\x10RetrievalService\x12T\n\x06Search\x12\x16.weft.v1.SearchRequest\x1a\x17.weft.v1.SearchResponse\"\x19\x82\xd3\xe4\x93\x02\x13\"\x0e/api/v1/search:\x01*\x12Q\n\x0cStreamSearch\x12\x1c.weft.v1.StreamSearchRequest\x1a\x1d.weft.v1.StreamSearchResponse\"\x00(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -46,7 +46,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STREAMSEARCHREQUEST']._serialized_start=501
   _globals['_STREAMSEARCHREQUEST']._serialized_end=580
   _globals['_STREAMSEARCHRESPONSE']._serialized_start=583
-  _globals['_STREAMSEARCHRESPONSE']._serialized_end=711
-  _globals['_RETRIEVALSERVICE']._serialized_start=714
-  _globals['_RETRIEVALSERVICE']._serialized_end=901
+  _globals['_STREAMSEARCHRESPONSE']._serialized_end=735
+  _globals['_RETRIEVALSERVICE']._serialized_start=738
+  _globals['_RETRIEVALSERVICE']._serialized_end=925
 # @@protoc_insertion_point(module_scope)

@@ -180,10 +180,13 @@ class StreamSearchResponse(_message.Message):
     RESPONSE_FIELD_NUMBER: _builtins.int
     ERROR_REASON_FIELD_NUMBER: _builtins.int
     ERROR_MESSAGE_FIELD_NUMBER: _builtins.int
+    RETRY_AFTER_MS_FIELD_NUMBER: _builtins.int
     query_id: _builtins.int
     error_reason: _builtins.str
     """Name of an `ErrorReason` without its prefix. Empty: no error."""
     error_message: _builtins.str
+    retry_after_ms: _builtins.int
+    """How long to wait before the same is asked again, where that may help. 0: it will not."""
     @_builtins.property
     def response(self) -> Global___SearchResponse: ...
     def __init__(
@@ -193,10 +196,11 @@ class StreamSearchResponse(_message.Message):
         response: Global___SearchResponse | None = ...,
         error_reason: _builtins.str = ...,
         error_message: _builtins.str = ...,
+        retry_after_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["response", b"response"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["error_message", b"error_message", "error_reason", b"error_reason", "query_id", b"query_id", "response", b"response"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error_message", b"error_message", "error_reason", b"error_reason", "query_id", b"query_id", "response", b"response", "retry_after_ms", b"retry_after_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -73,6 +73,7 @@ def begin(
             f"A job indexes {dataset_id} with other options. Wait until its status is no longer "
             "pending or indexing, then ask again.",
             metadata={"job_id": job.job_id, "dataset_id": dataset_id},
+            retry_after_s=5.0,
         )
     any_document = sa.select(_d.document_id).where(
         _d.tenant == tenant, _d.dataset_id == dataset_id, _d.purge_id.is_(None)

@@ -77,7 +77,7 @@ export enum ErrorReason {
   TURN_NOT_FOUND = 11,
 
   /**
-   * A turn of this conversation is running; one at a time. FAILED_PRECONDITION; metadata
+   * A turn of this conversation is running; one at a time. FAILED_PRECONDITION with `RetryInfo`; metadata
    * `request_id` names the running turn when it belongs to the caller.
    *
    * @generated from enum value: ERROR_REASON_TURN_RUNNING = 12;
@@ -148,7 +148,8 @@ export enum ErrorReason {
   DATASET_EMPTY = 23,
 
   /**
-   * An index job of this dataset is running with other options. FAILED_PRECONDITION; metadata `job_id`.
+   * An index job of this dataset is running with other options. FAILED_PRECONDITION with `RetryInfo`;
+   * metadata `job_id`.
    *
    * @generated from enum value: ERROR_REASON_INDEX_RUNNING = 24;
    */
@@ -275,7 +276,7 @@ export enum ErrorReason {
   MODEL_REFUSED = 44,
 
   /**
-   * The model's answer broke off or could not be read. UNAVAILABLE.
+   * The model's answer broke off or could not be read. UNAVAILABLE with `RetryInfo`.
    *
    * @generated from enum value: ERROR_REASON_MODEL_BROKEN = 45;
    */
@@ -310,7 +311,8 @@ export enum ErrorReason {
   DRAINING = 51,
 
   /**
-   * Too many turns, searches or uploads at once. RESOURCE_EXHAUSTED with `RetryInfo`.
+   * Too many requests, turns, searches or uploads at once, or a stream that its client did not read.
+   * RESOURCE_EXHAUSTED with `RetryInfo`.
    *
    * @generated from enum value: ERROR_REASON_OVERLOADED = 52;
    */
