@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 import pytest_asyncio
 from google.api import annotations_pb2
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
+from structlog.testing import capture_logs
 
 from tests.deploy.envoy_backend import Edge, Seen, backend, running_edge, until
+from tests.servers.live_contract import live_mesh, with_call
 from weftd.envoy import EnvoyError
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -54,6 +59,30 @@ async def test_a_changed_contract_leaves_open_streams_alone(edge: Edge) -> None:
         assert (await rest_status(edge, old), await rest_status(edge, new)) == (404, 200)
         for say in open_streams:
             assert await say("after") == "after"
+
+
+async def test_a_new_call_is_served_under_a_hundred_open_streams_and_none_is_cut(tmp_path: Path) -> None:
+    by_update, by_file = "SuggestWords", "SuggestNames"
+    async with live_mesh(tmp_path, [by_update, by_file]) as mesh:
+        streams = await mesh.open(100)
+        assert not await mesh.answers(by_update)
+        both = with_call(with_call(mesh.config.descriptors, by_update), by_file)
+        one = with_call(mesh.config.descriptors, by_update)
+        await mesh.envoy.update(replace(mesh.config, descriptors=one))
+        await mesh.answers_within(by_update, time.monotonic())
+        assert not await mesh.answers(by_file)
+        with capture_logs() as logs:
+            mesh.contract.write_bytes(both[:-3])  # an upgrade is not there as a whole at once
+            await until(lambda: said(logs, "contract not taken up"), True)
+            mesh.contract.write_bytes(both)
+            await mesh.answers_within(by_file, time.monotonic())
+            await until(lambda: said(logs, "contract changed"), True)
+        assert await mesh.answers(by_update)
+        assert await mesh.finish(streams) == 0
+
+
+async def said(logs: Sequence[Mapping[str, Any]], event: str) -> bool:
+    return any(line["event"] == event for line in logs)
 
 
 async def test_changed_limits_origins_and_audience_leave_open_streams_alone(edge: Edge) -> None:
