@@ -20,7 +20,6 @@ def said(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
     before = structlog.get_config()
     output = io.StringIO()
     monkeypatch.setattr(sys, "stderr", output)
-    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
     monkeypatch.setattr(threading, "excepthook", threading.excepthook)
     handlers = logging.getLogger().handlers
     monkeypatch.setattr(logging.getLogger(), "handlers", [])
@@ -70,7 +69,7 @@ def test_libraries_are_told_without_what_they_were_given(said: io.StringIO) -> N
     assert (failed["error"], failed["level"], "said" in failed) == ("ValueError", "error", False)
 
 
-def test_what_nobody_catches_is_told_without_its_text(said: io.StringIO) -> None:
+def test_what_ends_a_thread_is_told_without_its_text(said: io.StringIO) -> None:
     def fail() -> None:
         raise ValueError("what the user said")
 
@@ -79,4 +78,4 @@ def test_what_nobody_catches_is_told_without_its_text(said: io.StringIO) -> None
     thread.join()
     assert "what the user said" not in said.getvalue()
     line = json.loads(said.getvalue())
-    assert (line["event"], line["error"], line["level"]) == ("uncaught", "ValueError", "critical")
+    assert (line["event"], line["error"], line["level"]) == ("thread_ended", "ValueError", "error")

@@ -1,11 +1,9 @@
-"""What libraries log, and what nobody catches, as lines of ours: where it was said, never a user's words."""
+"""What libraries log, and what ends a thread, as lines of ours: where it was said, never a user's words."""
 
 from __future__ import annotations
 
 import logging
-import sys
 import threading
-from types import TracebackType
 
 import structlog
 
@@ -29,16 +27,15 @@ class LibraryLogs(logging.Handler):
 
 
 def take_library_logs() -> None:
-    """From now on, in this process: warnings of libraries, and exceptions that nobody catches."""
-    root = logging.getLogger()
-    root.handlers[:] = [LibraryLogs(logging.WARNING)]
+    """From now on, in this process: warnings of libraries, and exceptions that end a thread.
+
+    What ends the process itself is left alone: most often it cannot start, and the text says why.
+    """
+    logging.getLogger().handlers[:] = [LibraryLogs(logging.WARNING)]
     logging.captureWarnings(True)
-    sys.excepthook = _uncaught
-    threading.excepthook = lambda uncaught: _uncaught(
-        uncaught.exc_type, uncaught.exc_value, uncaught.exc_traceback
-    )
+    threading.excepthook = _thread_ended
 
 
-def _uncaught(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:
-    if not issubclass(kind, KeyboardInterrupt | SystemExit):
-        structlog.get_logger().critical("uncaught", exc_info=error)
+def _thread_ended(uncaught: threading.ExceptHookArgs) -> None:
+    if uncaught.exc_type is not SystemExit:
+        structlog.get_logger().error("thread_ended", exc_info=uncaught.exc_value)
