@@ -347,13 +347,31 @@ def quick_pings(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("quick_pings")
-async def test_who_does_not_answer_pings_is_cut_off(edge: Edge) -> None:
-    """Also where the server's own buffers are full: nothing then waits for the client."""
+async def test_who_does_not_read_is_told_when_it_reads_again(edge: Edge) -> None:
+    """Its turns have lost their connection before; nothing waits for it, and others notice nothing."""
     async with edge.opened(max_queue=1, close_timeout=0.1) as silent, edge.opened() as other:
         await say(silent, {**TURN, "messages": [{"role": "user", "content": "endless"}]})
         await asyncio.wait_for(edge.chat.ended.wait(), 10)
         await say(other, {"type": "ping"})
         assert await heard(other) == {"type": "pong"}
+        messages = []
+        with pytest.raises(ConnectionClosed) as ended:
+            async with asyncio.timeout(10):
+                while True:
+                    messages.append(json.loads(await silent.recv()))
+        assert [message["type"] for message in messages[:-1]] == ["delta"] * (len(messages) - 1)
+        assert (messages[-1]["reason"], messages[-1]["retry_after_ms"]) == ("OVERLOADED", 1000)
+        assert ended.value.rcvd is not None
+        assert (ended.value.rcvd.code, ended.value.rcvd.reason) == (1013, "OVERLOADED")
+
+
+@pytest.mark.usefixtures("quick_pings")
+async def test_who_does_not_read_for_long_is_cut_off(edge: Edge, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules["weftd.edge.socket_protocol"], "_TOLD_WITHIN_S", 0.1)
+    async with edge.opened(max_queue=1, close_timeout=0.1) as silent:
+        await say(silent, {**TURN, "messages": [{"role": "user", "content": "endless"}]})
+        await asyncio.wait_for(edge.chat.ended.wait(), 10)
+        assert await edge.drain.wait_idle(5)
 
 
 async def test_draining_says_go_away_and_answers_what_runs(edge: Edge) -> None:

@@ -8,10 +8,21 @@ from uvicorn._types import ASGISendEvent
 from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import Frame
+from websockets.protocol import State
+
+from weft.v1 import error_reason_pb2
+from weftd.edge.chat_messages import error_text
+from weftd.errors import ResourceExhausted, reason_name
 
 __all__ = ["SocketProtocol"]
 
 _MOST_FRAGMENTS: Final = 1024
+# What waits for a client is kept so long after its socket was given up.
+_TOLD_WITHIN_S: Final = 60.0
+_STALLED: Final = ResourceExhausted(
+    error_reason_pb2.ERROR_REASON_OVERLOADED,
+    "Nobody read this socket. Open another, and resume after the last event you have.",
+)
 
 
 class SocketProtocol(WebSocketsSansIOProtocol):
@@ -52,9 +63,20 @@ class SocketProtocol(WebSocketsSansIOProtocol):
         super().send_receive_event_to_app()
 
     def keepalive_timeout(self) -> None:
-        super().keepalive_timeout()
-        if not self.writable.is_set():
-            self.transport.abort()  # or the connection waits for a client that does not read
+        """A client that reads is gone. One that does not is told, should it read again soon."""
+        if self.writable.is_set() or self.conn.state is not State.OPEN:
+            super().keepalive_timeout()
+            if not self.writable.is_set():
+                self.transport.abort()  # or the connection waits for a client that does not read
+            return
+        self.pong_timer = None
+        self.conn.send_text(error_text(_STALLED).encode())
+        self.conn.send_close(1013, reason_name(_STALLED.reason))
+        self.transport.write(b"".join(self.conn.data_to_send()))
+        self.close_sent = True
+        self.queue.put_nowait({"type": "websocket.disconnect", "code": 1013, "reason": ""})
+        self.transport.close()
+        self.loop.call_later(_TOLD_WITHIN_S, self.transport.abort)
 
 
 def _is_utf8(data: bytes) -> bool:
