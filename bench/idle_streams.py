@@ -82,20 +82,24 @@ class Server:
         return int(found[1]) if found else 0
 
     async def open(self, count: int) -> list[Any]:
-        """So many idle streams more, once the service has them all."""
-        before = await self.active()
+        """So many idle streams, once the service has them all."""
         metadata = (("authorization", f"Bearer {self._token}"),)
         calls: list[Any] = []
-        for number in range(count):
-            if number % STREAMS_OF_A_CHANNEL == 0:
-                options = [("grpc.use_local_subchannel_pool", 1)]
-                self._channels.append(grpc.aio.insecure_channel(self.mesh.address, options=options))
-                await self._channels[-1].channel_ready()
-            calls.append(ChatServiceStub(self._channels[-1]).Converse(metadata=metadata))
-        async with asyncio.timeout(120):
-            while await self.active() < before + count:  # noqa: ASYNC110 # Envoy tells nobody by itself
-                await asyncio.sleep(0.2)
+        while len(calls) < count:
+            options = [("grpc.use_local_subchannel_pool", 1)]
+            self._channels.append(grpc.aio.insecure_channel(self.mesh.address, options=options))
+            stub = ChatServiceStub(self._channels[-1])
+            some = min(STREAMS_OF_A_CHANNEL, count - len(calls))
+            calls += [stub.Converse(metadata=metadata) for _ in range(some)]
+            # gRPC's servers refuse some of a crowd: those that wait to be taken in, from 1,000 on.
+            await self._until(len(calls))
         return calls
+
+    async def _until(self, count: int) -> None:
+        deadline = time.monotonic() + 120
+        while (active := await self.active()) != count:
+            assert time.monotonic() < deadline, f"{active} of {count} streams are open"
+            await asyncio.sleep(0.2)
 
     async def close(self, calls: list[Any]) -> int:
         """Half-closes every stream; how many did not end as they should."""
@@ -112,6 +116,7 @@ class Server:
         fine = await asyncio.gather(*map(ended, calls))
         await asyncio.gather(*(channel.close() for channel in self._channels))
         self._channels.clear()
+        await self._until(0)
         return len(calls) - sum(fine)
 
 
