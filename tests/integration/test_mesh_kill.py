@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -24,10 +25,10 @@ def test_index_is_the_same_after_kills(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(300)
-async def test_nothing_acknowledged_is_lost_whatever_is_killed(tmp_path: Path) -> None:
+def test_nothing_acknowledged_is_lost_whatever_is_killed(tmp_path: Path) -> None:
     """Uploads, index jobs and chats go on, and come to their end."""
     with unlimited_mesh(tmp_path) as model_mesh:
-        account, killed = await kill_each(model_mesh, len(VICTIMS))
+        account, killed = asyncio.run(kill_each(model_mesh, len(VICTIMS)))
     assert set(killed) == set(VICTIMS)
     assert account.wrong == []
     assert account.resumed
