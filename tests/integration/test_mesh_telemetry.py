@@ -23,6 +23,7 @@ from tests.servers.otlp import Collector, Span, collecting
 from tests.servers.paced_model import paced_model
 from tests.servers.transports import Transports, outcome, take, turn
 from weft import Weft
+from weft.v1.chat_pb2 import ConverseRequest
 from weft.v1.common_pb2 import Message
 
 # How `Transports` calls them, and how metrics and logs do.
@@ -91,6 +92,29 @@ async def test_a_turn_is_one_trace_and_one_request_id(
         PATHS[transport]
     }
     await assert_logged(told, asked.request_id, ("chat", "retrieval", "models"), TRANSPORTS[transport])
+
+
+async def test_turns_of_one_stream_have_their_own_request_ids(told: ModelMesh, collector: Collector) -> None:
+    asked = [turn(f"What opens at six, {number}?", model_id="story") for number in range(2)]
+    trace_id = secrets.token_hex(16)
+    headers = {"x-request-id": "the-stream", "traceparent": f"00-{trace_id}-{secrets.token_hex(8)}-01"}
+    async with told.client("traced", headers=headers) as wire:
+        stream = await wire.converse(asked[0])
+        assert (await take(stream))[-1].type == "done"
+        await stream.call.write(ConverseRequest(turn=asked[1]))
+        assert (await take(stream))[-1].type == "done"
+        await stream.cut()
+    ids = {request.request_id for request in asked}
+    spans = await asyncio.to_thread(collector.wait_for, trace_id, lambda spans: len(spans) == 9)
+    for name in ("weft.v1.ChatService/Converse.turn", RETRIEVAL[1], MODELS[1]):
+        assert {span.attributes["weft.request_id"] for span in spans if span.name == name} == ids
+    for request in asked:
+        (turned,) = [
+            span for span in spans if span.name.endswith(".turn") and request.request_id in span.text
+        ]
+        below = [span for span in spans if span.parent_id == turned.span_id]
+        assert {span.attributes["weft.request_id"] for span in below} == {request.request_id}
+        assert len(below) == 2
 
 
 async def test_a_question_of_the_sdk_is_a_trace_by_itself(told: ModelMesh, collector: Collector) -> None:
