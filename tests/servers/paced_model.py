@@ -1,8 +1,8 @@
 """A model's endpoint that writes at a known pace and keeps a record of every request.
 
 The name of the model says how it writes: "story" (`PIECES`, soon), "slow" (the same within seconds), "sequel"
-(as slow, and it goes on with a text that was begun), "endless"; or how it fails: a name in `_REFUSALS`,
-"garbage", "cut".
+(as slow, and it goes on with a text that was begun), "endless", "flood" (endless, as fast as it is read); or
+how it fails: a name in `_REFUSALS`, "garbage", "cut".
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from typing import Any
 
 PIECES = [f"Piece {number} 第{number}段；" for number in range(1, 9)]
 STORY = "".join(PIECES)
-_PACE_S = {"endless": 0.005, "slow": 0.3, "sequel": 0.3}
+FLOOD_PIECE = "洪水" * 1000
+_PACE_S = {"endless": 0.005, "flood": 0.0, "slow": 0.3, "sequel": 0.3}
 _REFUSALS = {"auth": 401, "rate": 429, "fail": 500, "refuse": 400}
-MODELS = ("story", "slow", "sequel", "endless", "garbage", "cut", *_REFUSALS)
+MODELS = ("story", "slow", "sequel", "endless", "flood", "garbage", "cut", *_REFUSALS)
 
 
 @dataclass
@@ -127,8 +128,8 @@ class PacedModel:
 
 async def _pieces(body: dict[str, Any]) -> AsyncIterator[str]:
     pace_s = _PACE_S.get(body["model"], 0.03)
-    while body["model"] == "endless":
-        yield "on "
+    while body["model"] in ("endless", "flood"):
+        yield "on " if body["model"] == "endless" else FLOOD_PIECE
         await asyncio.sleep(pace_s)
     last = body["messages"][-1]
     begun = len(last["content"]) if last["role"] == "assistant" else 0
