@@ -19,7 +19,6 @@ import structlog
 __all__ = ["Child", "ChildFailed", "announce_ready", "die_with_parent"]
 
 _READY_FD = "WEFT_READY_FD"
-_LOG_LIMIT_BYTES = 10 << 20
 _PR_SET_PDEATHSIG = 1
 _BACKOFF_MAX_S = 10.0
 _STABLE_S = 30.0
@@ -82,7 +81,7 @@ class Child:
         """Returns once the child has announced itself. ChildFailed when it ends or stays silent."""
         self._stopped = False
         reader, writer = os.pipe()
-        with _rotated(self._log_file) if self._log_file else contextlib.nullcontext() as output:
+        with _opened(self._log_file) if self._log_file else contextlib.nullcontext() as output:
             log_start = output.tell() if output else 0
             try:
                 self._process = await asyncio.create_subprocess_exec(
@@ -161,12 +160,9 @@ class Child:
             await process.wait()
 
 
-def _rotated(path: Path) -> IO[bytes]:
-    """The log file, opened for appending; a large one is set aside first."""
+def _opened(path: Path) -> IO[bytes]:
+    """The log file, opened for appending: `log_files` may empty it meanwhile."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with contextlib.suppress(FileNotFoundError):
-        if path.stat().st_size > _LOG_LIMIT_BYTES:
-            path.replace(path.with_suffix(path.suffix + ".1"))
     return path.open("ab")
 
 
