@@ -81,3 +81,14 @@ async def test_an_unknown_service_is_unimplemented(edge: Edge, wire: str) -> Non
     async with edge.http() as http:
         answer = await http.post("/nowhere.Service/Call", headers={"content-type": wire})
     assert answer.headers["grpc-status"] == UNIMPLEMENTED
+
+
+@pytest.mark.parametrize("path", [SEARCH, "/api/v1/conversations", "/api/v1/search"])
+@pytest.mark.parametrize("wire", ["application/grpc", "application/grpc-web+proto", "application/json"])
+async def test_what_is_neither_rest_nor_grpc_is_unknown(edge: Edge, path: str, wire: str) -> None:
+    """And no fault of a service that broke it off."""
+    async with edge.http() as http:
+        for verb in ("GET", "PUT"):
+            answer = await http.request(verb, path, headers={"content-type": wire})
+            told = answer.headers.get("grpc-status", UNIMPLEMENTED)
+            assert told in (OK, UNIMPLEMENTED) and answer.status_code in (200, 404), (verb, answer.text)

@@ -66,6 +66,9 @@ def routes(config: EnvoyConfig, services: list[Service], descriptors_file: str) 
                     *(_stream({"path": path}, first, open_to_all=True) for path in _HEALTH),
                     *(_stream({"path": path}, first) for path in _REFLECTION),
                     *(route for service in services for route in _service(service)),
+                    _unknown(
+                        {"prefix": "/", "headers": [_content_type({"prefix": "application/grpc"})]}, _OPEN
+                    ),
                     _unary({"path": "/api/v1/dev/token"}, EDGE, retry=True, open_to_all=True),
                     {**_stream({"path": "/api/v1/chat/ws"}, EDGE), "typed_per_filter_config": _SOCKET},
                     # Transcoded first, then routed again by its gRPC path; what the contract does not know is
@@ -74,11 +77,6 @@ def routes(config: EnvoyConfig, services: list[Service], descriptors_file: str) 
                     {
                         **_unary({"prefix": "/api/"}, first),
                         "typed_per_filter_config": {BUFFER: _buffer(config)},
-                    },
-                    {
-                        "match": {"prefix": "/", "headers": [_content_type({"prefix": "application/grpc"})]},
-                        "direct_response": {"status": 404},
-                        "typed_per_filter_config": _OPEN,
                     },
                     _unary({"prefix": "/"}, EDGE, retry=True, open_to_all=True),
                 ],
@@ -89,12 +87,24 @@ def routes(config: EnvoyConfig, services: list[Service], descriptors_file: str) 
 
 def _service(service: Service) -> list[dict[str, Any]]:
     """A route for each method: what a client invents reaches no service and makes no statistics."""
-    return [
+    methods = [
         _stream({"path": f"/{service.name}/{name}"}, service.cluster)
         if name in service.streams
         else _unary({"path": f"/{service.name}/{name}"}, service.cluster, retry=name in service.reads)
         for name in service.methods
     ]
+    # gRPC would break the call off, as if the service had died.
+    verb = {
+        "name": ":method",
+        "string_match": {"safe_regex": {"regex": "POST|OPTIONS"}},
+        "invert_match": True,
+    }
+    other = _unknown({"prefix": f"/{service.name}/", "headers": [verb]}, {TRANSCODER: _OFF})
+    return [other, *methods]
+
+
+def _unknown(match: dict[str, Any], filters: dict[str, Any]) -> dict[str, Any]:
+    return {"match": match, "direct_response": {"status": 404}, "typed_per_filter_config": filters}
 
 
 def _malformed_timeout() -> dict[str, Any]:
