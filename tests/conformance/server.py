@@ -19,6 +19,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import grpc
 import structlog
@@ -47,14 +48,16 @@ async def weft(descriptors: bytes, limit_bytes: int) -> AsyncIterator[int]:
         data = Path(name)
         keys = data / "jwks.json"
         ensure_keys(keys)
+        options = dict(rpc_server._OPTIONS)
         if limit_bytes:
-            rpc_server._OPTIONS[0] = ("grpc.max_receive_message_length", limit_bytes)
+            options["grpc.max_receive_message_length"] = limit_bytes
         health = Health([_NAME])
         verifier = TokenVerifier(issuer=_ISSUER, audience=_ISSUER, jwks_file=keys)
         service = rpc_server.Service(
             _NAME, Conformance(), service_pb2_grpc.add_ConformanceServiceServicer_to_server
         )
-        server = rpc_server.build_server([service], CallInterceptor(verifier, Drain(1)), health)
+        with patch.object(rpc_server, "_OPTIONS", list(options.items())):
+            server = rpc_server.build_server([service], CallInterceptor(verifier, Drain(1)), health)
         behind = Endpoint(_HOST, rpc_server.bind(server, f"{_HOST}:0"))
         await server.start()
         config = EnvoyConfig(
@@ -71,12 +74,12 @@ async def weft(descriptors: bytes, limit_bytes: int) -> AsyncIterator[int]:
         token = mint(
             keys, issuer=_ISSUER, audience=_ISSUER, tenant="t", subject="s", roles=["member"], ttl_s=3600
         )
-        process.render = lambda *arguments: _with_token(render(*arguments), token)  # type: ignore[attr-defined]
-        try:
-            async with EnvoyProcess(config, data / "envoy", concurrency=1) as envoy:
-                yield envoy.address.port
-        finally:
-            await server.stop(None)
+        with patch.object(process, "render", lambda *given: _with_token(render(*given), token)):
+            try:
+                async with EnvoyProcess(config, data / "envoy", concurrency=1) as envoy:
+                    yield envoy.address.port
+            finally:
+                await server.stop(None)
 
 
 def _with_token(rendered: Rendered, token: str) -> Rendered:
