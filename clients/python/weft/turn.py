@@ -17,6 +17,7 @@ from weft.v1.chat_pb2_grpc import ChatServiceStub
 from weft.v1.common_pb2 import Message
 
 _CANCEL_WITHIN_S: Final = 2.0
+_END_WITHIN_S: Final = 0.5
 _CANCEL_PAUSES_S: Final = (0.02, 0.1, 0.3)
 # How long a server that has never answered is tried: a wrong address is to be heard of soon.
 _FIRST_CONTACT_S: Final = 2.0
@@ -107,6 +108,7 @@ class Turn:
                         lost_at, attempt = None, 0
                         yield event
                         if self._over:
+                            await _read_out(call)
                             return
                 except WeftError as failure:
                     if self._over or not self._may_go_on(failure):
@@ -187,6 +189,18 @@ class Turn:
                 leave_turn(self._connection, self.conversation_id, self.request_id)
             )
         return self._leaving
+
+
+async def _read_out(call: grpc.aio.UnaryStreamCall[Any, Any]) -> None:
+    """Lets the server end a call whose last event has come: broken off, it would count as cancelled."""
+    try:
+        async with asyncio.timeout(_END_WITHIN_S):
+            await call.read()
+    except (grpc.aio.AioRpcError, TimeoutError):
+        return
+    except asyncio.CancelledError:
+        if being_cancelled():
+            raise
 
 
 def is_transient(failure: WeftError) -> bool:
