@@ -8,7 +8,7 @@ import re
 import time
 import uuid
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, NoReturn, TypeAlias
 
 import grpc
@@ -21,6 +21,7 @@ from weftd.rpc.auth import TokenVerifier
 from weftd.rpc.drain import Drain
 from weftd.rpc.metrics import MethodMetrics, TransportMetrics
 from weftd.rpc.stall import StallGuard
+from weftd.rpc.tenant_calls import TenantCalls
 from weftd.rpc.tracing import CallSpan, StartSpan
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
@@ -41,6 +42,7 @@ class Surroundings:
     verifier: TokenVerifier
     drain: Drain
     start_span: StartSpan | None = None
+    tenant_calls: TenantCalls = field(default_factory=TenantCalls)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,7 @@ class Call:
         "_request_id",
         "_span",
         "_started",
+        "_tenant",
         "caller",
     )
 
@@ -79,6 +82,7 @@ class Call:
         self._messages = 0
         self._request_id = ""
         self._made_id = False
+        self._tenant = ""
         self._span: CallSpan | None = None
         self.caller: caller.Caller
         around.drain.call_began()
@@ -114,6 +118,8 @@ class Call:
         if scheme.lower() != "bearer" or not token:
             raise Unauthenticated("There is no token. Send it as 'authorization: Bearer …'.")
         claims = around.verifier.verify(token)
+        around.tenant_calls.began(claims.tenant)
+        self._tenant = claims.tenant
         if around.start_span is not None:
             self._span = around.start_span(self._method.name, traceparent, self._request_id)
             traceparent = self._span.traceparent
@@ -214,6 +220,8 @@ class Call:
         metrics = self._metrics or method.metrics.over(wire.MESH)
         took_s = metrics.ended(self._started, self._code)
         self._around.drain.call_ended()
+        if self._tenant:
+            self._around.tenant_calls.ended(self._tenant)
         if self._span is not None:
             self._span.end(self._code)
         log.info(
