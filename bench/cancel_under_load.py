@@ -2,10 +2,11 @@
 
     .venv/bin/python -m bench.cancel_under_load
 
-The load comes from a process of its own (`weft load`): 64 callers whose model writes a token every 50 ms.
-All services share one process, behind Envoy. Beside them this process begins endless turns, cancels each
-after its second event, and reads what is kept: the last event must be TURN_CANCELLED, and nothing may follow.
-All processes read the same monotonic clock; the generator says in its `finally` when that was.
+The load comes from a process of its own (`weft load`): 32 turns a second of 40 tokens, one every 50 ms (25 to
+75), so that 64 streams are open, out of step as users' are. All services share one process, behind Envoy.
+Beside them this process begins endless turns, cancels each after its second event, and reads what is kept:
+the last event must be TURN_CANCELLED, and nothing may follow. All processes read the same monotonic clock;
+the generator says in its `finally` when that was.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import asyncio
 import contextlib
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -25,6 +27,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import psutil
 import uvloop
 
 from bench.setting import percentile, table
@@ -39,7 +42,9 @@ from weft.v1.retrieval_pb2 import SearchResponse
 STREAMS = 64
 TOKENS = 40
 PACE_S = 0.05
-CANCELS = 100
+CANCELS = 200
+# Before the load, for comparison.
+IDLE_CANCELS = 50
 AT_ONCE = 4
 MARK_MS = 20.0
 _TOLD_AT = "BENCH_TOLD_AT"
@@ -64,7 +69,7 @@ class Paced:
             while self.model_id == "endless" or made < TOKENS:
                 yield GenerateEvent(type="delta", content=f"token {made} ")
                 made += 1
-                await asyncio.sleep(PACE_S)
+                await asyncio.sleep(PACE_S * random.uniform(0.5, 1.5))
             yield GenerateEvent(type="done", usage=Usage(), finish_reason="stop")
         finally:
             at_s = time.monotonic()
@@ -135,7 +140,15 @@ def served(told_at: int) -> Iterator[Mesh]:
 @contextlib.asynccontextmanager
 async def load(mesh: Mesh) -> AsyncIterator[None]:
     """The load of 64 streams while inside; fails where any of its turns did."""
-    options = ["--address", mesh.address, "--callers", str(STREAMS), "--duration", "600", "--json"]
+    options = [
+        "--address",
+        mesh.address,
+        "--rate",
+        str(STREAMS / TOKENS / PACE_S),
+        "--duration",
+        "600",
+        "--json",
+    ]
     loader = await asyncio.create_subprocess_exec(
         *[sys.executable, "-m", "weftd", "load", *options],
         env=mesh.environment,
@@ -143,25 +156,28 @@ async def load(mesh: Mesh) -> AsyncIterator[None]:
     )
     try:
         await asyncio.sleep(5)  # its own start, and its warm-up
+        services = psutil.Process(mesh.processes["servers"].pid)
+        cpu_s, began_s = sum(services.cpu_times()[:2]), time.monotonic()
         yield
+        busy = (sum(services.cpu_times()[:2]) - cpu_s) / (time.monotonic() - began_s)
         loader.send_signal(signal.SIGINT)
         output, _ = await loader.communicate()
         figures = json.loads(output)
         print(
             f"The load: {figures['qps']:.0f} turns a second, first token p50 "
             f"{figures['first_token_ms']['p50']:.0f} ms, p99 {figures['first_token_ms']['p99']:.0f} ms, "
-            f"errors {figures['errors']}\n"
+            f"errors {figures['errors']}; the services use {busy:.0%} of a core\n"
         )
     finally:
         if loader.returncode is None:
             loader.kill()
 
 
-async def cancels(mesh: Mesh, told: Told, cases: list[str]) -> dict[str, list[float]]:
+async def cancels(mesh: Mesh, told: Told, cases: list[str], count: int) -> dict[str, list[float]]:
     """Milliseconds from each act to the end of the generator."""
     token = mesh.token("bench")
     took: dict[str, list[float]] = {name: [] for name in cases}
-    waiting = [name for _ in range(CANCELS) for name in cases]
+    waiting = [name for _ in range(count) for name in cases]
 
     async def work() -> None:
         async with transports(mesh.address, token) as wire, Weft(mesh.address, token=token) as weft:
@@ -187,9 +203,9 @@ async def main() -> None:
     transport, told = await loop.create_datagram_endpoint(Told, local_addr=("127.0.0.1", 0))
     rows = []
     with served(transport.get_extra_info("sockname")[1]) as mesh:
-        idle = await cancels(mesh, told, cases)
+        idle = await cancels(mesh, told, cases, IDLE_CANCELS)
         async with load(mesh):
-            loaded = await cancels(mesh, told, cases)
+            loaded = await cancels(mesh, told, cases, CANCELS)
     for name in cases:
         figures = [f"{percentile(each[name], share):.1f}" for each in (idle, loaded) for share in (0.5, 0.99)]
         rows.append([name, len(loaded[name]), *figures])
