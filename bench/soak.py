@@ -28,7 +28,7 @@ from bench.setting import client, fresh_mesh, indexed, processes, prose, table
 from tests.servers.mesh import Mesh, free_port
 from tests.servers.transports import take, transports, turn
 
-__all__ = ["environment", "is_flat", "soak"]
+__all__ = ["environment", "is_flat", "soak", "troughs"]
 
 TRANSPORTS = ("grpc", "rest", "converse", "grpc-web", "ws")
 _PIECE_S = 20.0
