@@ -19,6 +19,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from weft.v1 import error_reason_pb2
 from weftd.errors import Unavailable
 from weftd.stores.records.queued import Operation, OperationQueue, Queued, deliver
+from weftd.stores.records.statement import Statement
 
 __all__ = ["Operation", "Records"]
 
@@ -26,6 +27,7 @@ T = TypeVar("T")
 
 _GROUP_LIMIT = 256
 _BUSY_TIMEOUT_S = 10
+_BEGIN = Statement(sa.text("BEGIN IMMEDIATE"))
 
 
 class Records:
@@ -135,7 +137,7 @@ class Records:
             try:
                 with connection.begin():
                     if self._sqlite:
-                        connection.exec_driver_sql("BEGIN IMMEDIATE")
+                        _BEGIN.count(connection, {})
                     return [write.operation(connection) for write in group]
             finally:
                 if durable and not connection.invalidated:
