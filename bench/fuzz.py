@@ -26,6 +26,7 @@ import hypothesis
 import psutil
 from hypothesis import HealthCheck, Phase, given, settings
 
+from bench.fuzz_documents import garbled_documents
 from bench.fuzz_inputs import SURFACES
 from bench.fuzz_wire import Wire
 from bench.setting import fresh_mesh, processes, table
@@ -34,6 +35,8 @@ from tests.servers.mesh import Mesh
 __all__ = ["Found", "Fuzzed", "fuzz"]
 
 _MOST_FAILURES = 5
+# A document takes its parser half a second.
+_INPUTS_A_DOCUMENT = 500
 _LONGEST_PRINTED = 1500
 
 
@@ -89,6 +92,10 @@ def fuzz(mesh: Mesh, inputs: int, seed: int, workers: int = 3) -> Fuzzed:
             for name, process in watched.items():
                 with contextlib.suppress(psutil.NoSuchProcess):
                     rss[name].append(process.memory_info().rss)
+    count = max(25, inputs // _INPUTS_A_DOCUMENT)
+    began = time.monotonic()
+    outcomes, failures = garbled_documents(mesh, token, count, seed)
+    found["documents"] = Found("documents, indexed", count, outcomes, failures, time.monotonic() - began)
     now = processes(mesh)
     died = [
         f"{name} died" for name, process in watched.items() if name not in now or now[name].pid != process.pid

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from tests import documents
 from weft.v1 import chat_pb2, knowledge_pb2, models_pb2, retrieval_pb2
 
-__all__ = ["SURFACES", "Frames", "HttpRequest", "RpcCall"]
+__all__ = ["FILES", "SURFACES", "Frames", "HttpRequest", "RpcCall", "garbled"]
 
 METHODS: list[MethodDescriptor] = [
     method
@@ -134,7 +134,8 @@ def fields_of(message: Descriptor, depth: int = 0) -> st.SearchStrategy[dict[str
     return _MADE[key]
 
 
-def _garbled(data: bytes, how: tuple[str, int, bytes]) -> bytes:
+def garbled(data: bytes, how: tuple[str, int, bytes]) -> bytes:
+    """`how`: the way, where, and with what."""
     kind, at, more = how
     at = at % (len(data) + 1)
     match kind:
@@ -167,7 +168,7 @@ def _json(value: Any) -> bytes:
 
 
 bodies: Callable[[Descriptor], st.SearchStrategy[bytes]] = lambda message: st.builds(  # noqa: E731
-    lambda fields, how: _garbled(_json(fields), how), fields_of(message), garbling
+    lambda fields, how: garbled(_json(fields), how), fields_of(message), garbling
 )
 
 # HTTP.
@@ -327,7 +328,7 @@ def _with_headers(
     body = _json(fields) if verb == "POST" else b""
     request = _request(verb, _filled(template, ["c-1", "doc_1"]).encode(), body, tuple(more))
     # Whoever writes the length of the body or how it is coded by hand may be cut off without a word.
-    return HttpRequest(_garbled(request.raw, how), is_whole=False)
+    return HttpRequest(garbled(request.raw, how), is_whole=False)
 
 
 headers = st.builds(
@@ -342,7 +343,7 @@ headers = st.builds(
 # Uploads.
 
 _OUTLINE = [documents.Part("Notice", ["Either party may end this contract.", "租期为一年。"])] * 2
-_FILES: dict[str, bytes] = {
+FILES: dict[str, bytes] = {
     "a.pdf": documents.pdf(_OUTLINE),
     "b.pdf": documents.encrypted_pdf(_OUTLINE),
     "c.docx": documents.word(_OUTLINE),
@@ -354,11 +355,11 @@ _FILES: dict[str, bytes] = {
     "i.csv": documents.csv_table(_OUTLINE, "gb18030"),
 }
 _names = (
-    st.sampled_from(tuple(_FILES))
+    st.sampled_from(tuple(FILES))
     | st.sampled_from(("a", ".pdf", "a.exe", "x" * 300 + ".md"))
     | texts.map(lambda name: name[:2000])
 )
-_contents = st.builds(_garbled, st.sampled_from(tuple(_FILES.values())), often_garbled)
+_contents = st.builds(garbled, st.sampled_from(tuple(FILES.values())), often_garbled)
 _dispositions = st.builds(
     lambda field, name: (
         b'form-data; name="%s"' % field
@@ -379,7 +380,7 @@ def _form(
         b"--%s\r\nContent-Disposition: %s\r\n\r\n%s\r\n" % (boundary, disposition, content)
         for disposition, content in parts
     )
-    body = _garbled(body + b"--%s--\r\n" % boundary, how)
+    body = garbled(body + b"--%s--\r\n" % boundary, how)
     return _request("POST", b"/api/v1/knowledge/upload", body, ((b"content-type", declared),))
 
 
@@ -409,7 +410,7 @@ _said = st.one_of(
     st.sampled_from(({"type": "start", "token": "TOKEN"}, {"type": "ping"}, {"type": "end"}, {"type": "go"})),
     junk,
 )
-_payloads = st.builds(lambda said, how: _garbled(_json(said), how), _said, garbling)
+_payloads = st.builds(lambda said, how: garbled(_json(said), how), _said, garbling)
 _TEXT, _BINARY, _MORE, _CLOSE, _PING, _PONG = 0x81, 0x82, 0x80, 0x88, 0x89, 0x8A
 _frames = st.one_of(
     _payloads.map(lambda data: [(_TEXT, data)]),
@@ -445,7 +446,7 @@ def _message(message: Descriptor) -> st.SearchStrategy[bytes]:
     def serialised(fields: dict[str, Any], how: tuple[str, int, bytes]) -> bytes:
         try:
             good = ParseDict(fields, GetMessageClass(message)(), ignore_unknown_fields=True)
-            return _garbled(good.SerializeToString(), how)
+            return garbled(good.SerializeToString(), how)
         except (ParseError, ValueError, TypeError, RecursionError, OverflowError):
             return b""
 
@@ -477,7 +478,7 @@ rpcs = st.sampled_from(METHODS).flatmap(_call)
 
 
 def _web(call: RpcCall, how: tuple[str, int, bytes], kind: int, as_text: bool) -> HttpRequest:
-    body = _garbled(struct.pack(">BI", kind, len(call.messages[0])) + call.messages[0], how)
+    body = garbled(struct.pack(">BI", kind, len(call.messages[0])) + call.messages[0], how)
     declared = b"application/grpc-web-text+proto" if as_text else b"application/grpc-web+proto"
     body = base64.b64encode(body) if as_text else body
     # Its end may be within a frame: gRPC then waits for the rest, and ends with the connection.
