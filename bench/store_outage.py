@@ -68,7 +68,14 @@ class Stores:
             client.close()
 
     def connections(self) -> tuple[int, int]:
-        """Of Weft with PostgreSQL: those that the server has, and those that the server no longer has."""
+        """Of Weft with PostgreSQL: how many the server has, and how many only one side holds."""
+        until = time.monotonic() + 5
+        while True:
+            used, stray = self._connections()
+            if not stray or time.monotonic() > until:
+                return used, stray
+
+    def _connections(self) -> tuple[int, int]:
         with psycopg.connect(self.records_url) as connection:
             row = connection.execute(
                 "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
@@ -82,7 +89,8 @@ class Stores:
             for each in process.net_connections("tcp")
             if each.raddr and each.raddr.port == port
         ]
-        return int(row[0]), sum(status != psutil.CONN_ESTABLISHED for status in held)
+        open_here = held.count(psutil.CONN_ESTABLISHED)
+        return int(row[0]), len(held) - open_here + abs(int(row[0]) - open_here)
 
     async def ready_says(self, name: str, *, missing: bool) -> float:
         """Seconds until readiness names a store as missing, or no longer. TimeoutError."""
@@ -98,7 +106,7 @@ class Stores:
 
 @dataclass
 class Outages:
-    """`recovered` has the seconds after each kill, by path; `connections` (used, broken) before and after."""
+    """`recovered` has the seconds after each kill, by path; `connections` (used, stray) before and after."""
 
     kills: int = 0
     recovered: dict[str, list[float]] = field(default_factory=lambda: {path: [] for path in PATHS})
@@ -135,25 +143,32 @@ def mesh_on_stores(*, with_milvus: bool) -> Iterator[Stores]:
 
 
 async def outages(
-    stores: Stores, name: str, kills: int, away_s: tuple[float, float], seed: int = 1
+    stores: Stores, name: str, kills: int, away_s: tuple[float, float], *, frozen: bool = False
 ) -> Outages:
-    """Kills "records" (PostgreSQL) or "passages" (Milvus) so often, and starts it after `away_s`, from to."""
-    dice, result = random.Random(seed), Outages()
+    """Kills "records" (PostgreSQL) or "passages" (Milvus) so often, and starts it after `away_s`, from to.
+
+    `frozen`: Milvus is only stopped, so that its connections stay open and nobody answers on them.
+    """
+    dice, result = random.Random(1), Outages()
     store = stores.postgres if name == "records" else stores.milvus
     ask = stores.query if name == "records" else stores.count
     assert store is not None
+    take_away, bring_back = store.kill, store.start
+    if frozen:
+        assert stores.milvus is not None
+        take_away, bring_back = stores.milvus.freeze, stores.milvus.thaw
     async with store_load(stores.mesh) as load:
         result.load = load
         await _settled(load)
         result.connections.append(await asyncio.to_thread(stores.connections))
         for _ in range(kills):
             await asyncio.sleep(dice.uniform(0, 2))
-            await asyncio.to_thread(store.kill)
+            await asyncio.to_thread(take_away)
             result.kills += 1
             starts_at = time.monotonic() + dice.uniform(*away_s)
             result.noticed.append(await stores.ready_says(name, missing=True))
             await asyncio.sleep(starts_at - time.monotonic())
-            await asyncio.to_thread(store.start)
+            await asyncio.to_thread(bring_back)
             answered = await asyncio.to_thread(_answered, ask)
             await stores.ready_says(name, missing=False)
             await _settled(load, answered)
@@ -193,7 +208,7 @@ def _row(name: str, result: Outages) -> list[object]:
     for said, count in result.load.failures().items():
         failures[said.split(" ", 1)[1]] += count
     slowest = {path: max(each) for path, each in result.recovered.items()}
-    (before, _), (after, broken) = result.connections
+    (before, _), (after, stray) = result.connections
     return [
         name,
         result.kills,
@@ -203,7 +218,7 @@ def _row(name: str, result: Outages) -> list[object]:
         ", ".join(f"{count} {said}" for said, count in failures.most_common()) or "none",
         ", ".join(f"{count} {said}" for said, count in load.degraded.most_common()) or "none",
         f"{load.longest_s():.1f}",
-        f"{before} → {after}, {broken} broken",
+        f"{before} → {after}, {stray} stray",
         len(load.wrong),
     ]
 

@@ -141,7 +141,7 @@ async def run_jobs(settings: Settings) -> None:
     """Runs index jobs and purges, beside the other job processes on the same PostgreSQL."""
     _begin(settings, "jobs")
     from weftd.knowledge.index_steps import IndexSteps
-    from weftd.knowledge.job_worker import JobWorker, StartAnew
+    from weftd.knowledge.job_worker import GivenUp, JobWorker
     from weftd.knowledge.jobs import Jobs
     from weftd.knowledge.parsing.section import Limits
     from weftd.knowledge.passage_writer import PassageWriter
@@ -167,9 +167,9 @@ async def run_jobs(settings: Settings) -> None:
             )
             with compose.database_plainly("jobs"):
                 await _until_signal(jobs.run(ready))
-    except StartAnew as reason:
-        log.warning("jobs_start_anew", reason=str(reason))
-        # The same process from its beginning: what its threads hang in does not outlive this.
+    except GivenUp:
+        log.warning("jobs_start_anew", reason="Other job processes took this one for dead and have its jobs.")
+        # The same process from its beginning: what its threads are about does not outlive this.
         os.execv(sys.executable, sys.orig_argv)
 
 

@@ -29,7 +29,7 @@ from weftd.keys import ensure_keys
 from weftd.knowledge.catalogue import Catalogue
 from weftd.knowledge.index_steps import IndexSteps
 from weftd.knowledge.intake import UploadLimits
-from weftd.knowledge.job_worker import JobWorker, StartAnew
+from weftd.knowledge.job_worker import GivenUp, JobWorker
 from weftd.knowledge.jobs import Jobs
 from weftd.knowledge.parsing.section import Limits
 from weftd.knowledge.passage_writer import PassageWriter
@@ -249,8 +249,8 @@ async def _jobs(directory: Path, say: Callable[[str], None], records_url: str) -
     try:
         async with opened(directory, records_url=records_url) as knowledge:
             await knowledge.jobs().run(lambda: say("ready"))
-    except StartAnew as reason:
-        (directory / "anew.log").write_text(str(reason))
+    except GivenUp:
+        (directory / "anew.log").touch()
         os._exit(3)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -88,7 +89,15 @@ class Milvus:
         self._server.server_proc.kill()
         self._server.server_proc.wait()
 
+    def freeze(self) -> None:
+        """It answers nothing any more, and lets nothing go, until `thaw`."""
+        self._server.server_proc.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self._server.server_proc.send_signal(signal.SIGCONT)
+
     def stop(self) -> None:
+        self.thaw()
         self._server.stop()
 
 

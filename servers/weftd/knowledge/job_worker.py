@@ -14,17 +14,13 @@ from weftd.errors import WeftError, reason_name
 from weftd.stores.records import workers
 from weftd.stores.records.engine import Records
 
-__all__ = ["GivenUp", "JobWorker", "StartAnew"]
+__all__ = ["GivenUp", "JobWorker"]
 
 log = structlog.get_logger()
 
 
 class GivenUp(Exception):
-    """Others took this worker for dead and have its jobs: it must not write to them any more."""
-
-
-class StartAnew(Exception):
-    """The job process cannot go on as it is; a new one can at once."""
+    """Others took this worker for dead and have its jobs: it must write to them no more."""
 
 
 class JobWorker:
@@ -51,27 +47,17 @@ class JobWorker:
         self._beating_since = time.monotonic()
 
     async def keep_beating(self) -> None:
-        """Until cancelled. StartAnew where this worker was given up, or its records were gone for long.
-
-        In such an outage the job runner's threads fall asleep for up to as long as it lasts.
-        """
-        lost_at: float | None = None
+        """Until cancelled. GivenUp where this worker was."""
         while True:
             await asyncio.sleep(self._beat_s)
-            begun_at = time.monotonic()
             try:
                 holds = await self._records.write(lambda connection: workers.beat_again(connection, self.id))
             except WeftError as error:
-                lost_at = lost_at or begun_at
                 log.warning("heartbeat_waits", reason=reason_name(error.reason))
+                self._beating_since = time.monotonic()
                 continue
             if not holds:
-                raise StartAnew("Other job processes took this one for dead and have its jobs.")
-            if lost_at is not None:
-                self._beating_since = time.monotonic()
-                if self._beating_since - lost_at > self._stale_s:
-                    raise StartAnew("The records were gone for long.")
-            lost_at = None
+                raise GivenUp
 
     async def gone(self, others: Collection[str]) -> list[str]:
         """Those of `others` that are dead; what they hold may be taken over."""

@@ -22,7 +22,8 @@ from sqlalchemy.exc import DBAPIError
 from weftd.errors import ResourceExhausted, Unavailable, WeftError, reason_name
 from weftd.knowledge import job_metrics
 from weftd.knowledge.index_steps import IndexSteps, batches
-from weftd.knowledge.job_worker import GivenUp, JobWorker, StartAnew
+from weftd.knowledge.job_database import patient_connections
+from weftd.knowledge.job_worker import GivenUp, JobWorker
 from weftd.knowledge.purge_steps import PurgeSteps
 from weftd.stores.records import index_jobs, knowledge_requests
 from weftd.stores.records.engine import Records
@@ -72,7 +73,7 @@ class Jobs:
     async def run(self, ready: Callable[[], None]) -> None:
         """Runs until cancelled; calls `ready` once work is taken up. Unfinished work waits for the next.
 
-        StartAnew: the process has to be replaced at once, for threads of the job runner may hang in it.
+        GivenUp: the process has to be replaced; threads of the job runner are left in it.
         """
         self._loop = asyncio.get_running_loop()
         await self._worker.begin()
@@ -90,7 +91,7 @@ class Jobs:
             beating.cancel()
             working.cancel()
             await asyncio.gather(beating, working, return_exceptions=True)
-            if beating.cancelled() or not isinstance(beating.exception(), StartAnew):
+            if beating.cancelled() or not isinstance(beating.exception(), GivenUp):
                 await asyncio.to_thread(DBOS.destroy, destroy_registry=True)
             await self._worker.retire()
 
@@ -114,14 +115,16 @@ class Jobs:
             await asyncio.sleep(1)
 
     def _launch(self) -> None:
-        url = self._database_url
+        url, connections = self._database_url, {}
         if url.get_backend_name() != "sqlite":
             url = url.set(drivername="postgresql")
+            connections = patient_connections(url, lambda: self._stopping)
         config = DBOSConfig(
             name="weft",
             system_database_url=url.render_as_string(hide_password=False),
             application_version=_APPLICATION_VERSION,
             executor_id=self._worker.id,
+            db_engine_kwargs=connections,
             log_level="WARNING",
         )
         # Else it makes one of its own, which tells what a step was given.
@@ -178,11 +181,12 @@ class Jobs:
 
         options = StepOptions(
             name=name,
-            # A store that does not answer is waited for: 1, 2, 4 … s, eight minutes in all.
+            # A store that does not answer is waited for, eight minutes in all. Evenly: one that was gone for
+            # a minute must not be waited for a minute more.
             retries_allowed=True,
-            interval_seconds=1.0,
-            max_attempts=10,
-            backoff_rate=2.0,
+            interval_seconds=2.0,
+            max_attempts=240,
+            backoff_rate=1.0,
             should_retry=_passes,
         )
         return DBOS.run_step(options, run)
