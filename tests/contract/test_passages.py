@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +15,7 @@ import numpy.typing as npt
 import pytest
 
 from weftd.errors import Unavailable, reason_name
+from weftd.stores.passages import lance
 from weftd.stores.passages.lance import LancePassages
 from weftd.stores.passages.port import DensePassages, LexicalPassages, Passage, Scope
 from weftd.text.tokens import search_tokens
@@ -243,6 +246,32 @@ async def test_lance_takes_deleted_bytes_off_the_disk(tmp_path: Path, tenant: st
     assert await store.count(Scope(tenant)) == 500
     assert await matched(store, Scope(tenant), "ordinary 17", limit=1) == [("kept", 17)]
     await store.close()
+
+
+async def test_lance_lets_go_of_deleted_files(
+    tmp_path: Path, tenant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = await LancePassages.connect(tmp_path)
+    for number in range(4):
+        await put(store, tenant, *(passage(f"d{number}", each, f"text {each}") for each in range(300)))
+        await matched(store, Scope(tenant), "text")
+        await store.compact(tenant, erase=True)
+    assert _held(tmp_path)
+    monkeypatch.setattr(lance, "_SESSION_S", 0.0)
+    assert await store.count(Scope(tenant)) == 1200
+    gc.collect()
+    assert not _held(tmp_path)
+    await store.close()
+
+
+def _held(directory: Path) -> list[str]:
+    """Deleted files below `directory` that this process keeps open."""
+    descriptors = Path("/proc/self/fd")
+    opened = []
+    for each in descriptors.iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            opened.append(str(each.readlink()))
+    return [name for name in opened if name.startswith(str(directory)) and name.endswith("(deleted)")]
 
 
 async def test_lance_reads_while_it_is_written_and_compacted(tmp_path: Path, tenant: str) -> None:

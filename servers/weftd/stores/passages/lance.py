@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import time
 import warnings
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
@@ -46,6 +47,8 @@ _SEARCH_WIDTH = 200
 # While one process compacts, another may read files that go: it opens the table again.
 _ATTEMPTS = 6
 _VERSIONS_KEPT = timedelta(minutes=10)
+# A session keeps files open that are deleted, and so their bytes on the disk: so often it is left behind.
+_SESSION_S = 120.0
 
 warnings.filterwarnings("ignore", message=r"optimize\(cleanup_older_than=0\)")
 
@@ -53,18 +56,21 @@ warnings.filterwarnings("ignore", message=r"optimize\(cleanup_older_than=0\)")
 class LancePassages:
     """`DensePassages` and `LexicalPassages` in the directory (or object store) `uri`."""
 
-    def __init__(self, connection: Any) -> None:
-        self._connection = connection
+    def __init__(self, uri: str) -> None:
+        self._uri = uri
+        self._connection: Any = None
+        self._connected_at = -_SESSION_S
         self._tables: OrderedDict[str, Any] = OrderedDict()
 
     @classmethod
     async def connect(cls, uri: Path | str) -> LancePassages:
         """Opens or makes the directory. Raises `Unavailable`."""
+        passages = cls(str(uri))
         try:
-            connection = await lancedb.connect_async(str(uri), read_consistency_interval=timedelta(0))
+            await passages._connected()
         except (RuntimeError, OSError, ValueError) as error:
             raise _unavailable(error) from error
-        return cls(connection)
+        return passages
 
     async def put(
         self, tenant: str, model_id: str, passages: Sequence[Passage], vectors: npt.NDArray[np.float32]
@@ -121,36 +127,54 @@ class LancePassages:
             await self._on_table(name, partial(_compact, erase=erase))
 
     async def ping(self) -> None:
-        await self._retried(lambda: self._connection.list_tables(limit=1))
+        async def list_one() -> None:
+            await (await self._connected()).list_tables(limit=1)
+
+        await self._retried(list_one)
 
     async def close(self) -> None:
         self._tables.clear()
         self._connection.close()
+
+    async def _connected(self) -> Any:
+        """The connection; one that is too old is left to those who still read from it."""
+        now = time.monotonic()
+        if now - self._connected_at >= _SESSION_S:
+            self._connected_at = now
+            self._connection = await lancedb.connect_async(
+                self._uri, read_consistency_interval=timedelta(0), session=lancedb.Session()
+            )
+            self._tables.clear()
+        return self._connection
 
     async def _names(self, tenant: str) -> list[str]:
         prefix = _table_name(tenant, "")[: -len(_digest(""))]
         names: list[str] = []
         start = prefix
         while True:
-            page = await self._retried(partial(self._connection.list_tables, page_token=start, limit=100))
+            page = await self._retried(partial(self._page, start))
             names += [name for name in page.tables if name.startswith(prefix)]
             if not page.page_token or not page.tables[-1].startswith(prefix):
                 return names
             start = page.tables[-1]
 
+    async def _page(self, start: str) -> Any:
+        return await (await self._connected()).list_tables(page_token=start, limit=100)
+
     async def _create(self, name: str, schema: Any) -> None:
         """Makes the table and its index of words if they are missing; another process may do the same."""
-        table = await self._connection.create_table(name, schema=schema, exist_ok=True)
+        table = await (await self._connected()).create_table(name, schema=schema, exist_ok=True)
         if not await table.list_indices():
             await _index_words(table)
 
     async def _open(self, name: str) -> Any | None:
         """The table, None where it was never made."""
+        connection = await self._connected()
         if name in self._tables:
             self._tables.move_to_end(name)
             return self._tables[name]
         try:
-            table = await self._connection.open_table(name)
+            table = await connection.open_table(name)
         except ValueError as error:
             if "not found" in str(error):
                 return None
