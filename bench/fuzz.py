@@ -65,7 +65,7 @@ class Fuzzed:
         return [*self.died, *self.logged, *(each for one in self.found for each in one.failures)]
 
 
-def fuzz(mesh: Mesh, inputs: int, seed: int, workers: int = 3) -> Fuzzed:
+def fuzz(mesh: Mesh, inputs: int, seed: int, workers: int = 4) -> Fuzzed:
     """Sends about so many inputs, in two halves: memory may grow in the first, until buffers are as they
     stay."""
     token = mesh.token("fuzz")

@@ -447,7 +447,7 @@ def _message(message: Descriptor) -> st.SearchStrategy[bytes]:
         try:
             good = ParseDict(fields, GetMessageClass(message)(), ignore_unknown_fields=True)
             return garbled(good.SerializeToString(), how)
-        except (ParseError, ValueError, TypeError, RecursionError, OverflowError):
+        except (ParseError, ValueError, TypeError, RecursionError, OverflowError, SystemError):
             return b""
 
     return st.builds(serialised, fields_of(message), often_garbled) | st.binary(max_size=60)

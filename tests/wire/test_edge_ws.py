@@ -247,6 +247,7 @@ BAD: list[str | bytes] = [
     '{"type":"turn","temperature":1' + "0" * 400 + "}",
     '{"type":"turn","request_id":"\\ud800","\\udfff":1}',
     '{"type":"\\ud800"}',
+    '{"type":"turn","messages":[{"\\ud800":1}]}',
     '{"type":"turn","after_seq":-1}',
     '{"type":"turn","messages":[' + ",".join(["{}"] * 2000) + "]}",
     '{"type":"ack","seq":99999999999999999999}',

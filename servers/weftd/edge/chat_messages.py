@@ -55,9 +55,10 @@ def as_request(fields: Mapping[str, Any]) -> ConverseRequest:
     for name, value in rest.items():
         if isinstance(value, list) and len(value) > _MOST_ITEMS:
             raise InvalidArgument({name[:40]: f"Has {len(value)} items; send fewer."})
+    # protobuf's own parser answers half a character in a name with SystemError.
     try:
         return ConverseRequest(**{kind: ParseDict(rest, _REQUESTS[kind]())})  # type: ignore[arg-type] # by kind
-    except (ParseError, ValueError, TypeError, RecursionError, OverflowError) as error:
+    except (ParseError, ValueError, TypeError, RecursionError, OverflowError, SystemError) as error:
         complaint = " ".join(str(error).split())[:_LONGEST_COMPLAINT]
         raise InvalidArgument({kind: complaint}) from None
 
