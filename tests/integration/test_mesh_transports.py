@@ -254,6 +254,19 @@ async def test_a_cancel_from_elsewhere_ends_it_with_an_event(wire: Transports, t
         assert await outcome(getattr(wire, other)(resumed(asked, 0))) == (events, "")
 
 
+async def test_a_client_that_leaves_ends_the_turn(model_mesh: ModelMesh, wire: Transports) -> None:
+    """Aborted, cancelled or closed: the model is left, and every transport tells how the turn ended."""
+    for transport in TRANSPORTS:
+        asked = turn(f"Never end {uuid.uuid4().hex}", model_id="endless")
+        stream = await getattr(wire, transport)(asked)
+        seen = await take(stream, 2)
+        await stream.cut()
+        await model_mesh.model.abandoned(await model_mesh.model.asked(asked.messages[0].content))
+        for other in TRANSPORTS:
+            events, reason = await outcome(getattr(wire, other)(resumed(asked, 0)))
+            assert (events[:2], reason, events[-1].reason) == (seen, "", "TURN_CANCELLED"), (transport, other)
+
+
 async def seen_until_cut(stream: Stream, first: asyncio.Event) -> list[ChatEvent]:
     events: list[ChatEvent] = []
     with contextlib.suppress(*CUT):
