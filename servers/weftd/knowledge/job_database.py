@@ -9,6 +9,8 @@ from typing import Any
 import psycopg
 import sqlalchemy as sa
 
+from weftd.stores.records.engine import NOTICE_SILENCE
+
 __all__ = ["patient_connections"]
 
 _PAUSE_S = 0.25
@@ -31,8 +33,7 @@ def patient_connections(url: sa.URL, is_stopping: Callable[[], bool]) -> dict[st
                     user=url.username,
                     password=url.password,
                     dbname=url.database,
-                    connect_timeout=3,
-                    **url.query,
+                    **{**NOTICE_SILENCE, **url.query},
                 )
             except psycopg.OperationalError:
                 if is_stopping() or time.monotonic() > give_up_at:

@@ -21,12 +21,20 @@ from weftd.errors import Unavailable
 from weftd.stores.records.queued import Operation, OperationQueue, Queued, deliver
 from weftd.stores.records.statement import Statement
 
-__all__ = ["Operation", "Records"]
+__all__ = ["NOTICE_SILENCE", "Operation", "Records"]
 
 T = TypeVar("T")
 
 _GROUP_LIMIT = 256
 _BUSY_TIMEOUT_S = 10
+# libpq: a server that fell silent, with its machine or its network, is noticed within 20 s, not after hours.
+NOTICE_SILENCE = {
+    "connect_timeout": 3,
+    "tcp_user_timeout": 10_000,
+    "keepalives_idle": 10,
+    "keepalives_interval": 3,
+    "keepalives_count": 3,
+}
 _BEGIN = Statement(sa.text("BEGIN IMMEDIATE"))
 
 
@@ -169,7 +177,7 @@ def _make_engine(url: sa.URL, connections: int) -> sa.Engine:
             pool_timeout=10,
             pool_pre_ping=True,
             hide_parameters=True,
-            connect_args={"connect_timeout": 3, "options": "-c statement_timeout=30000"},
+            connect_args={"options": "-c statement_timeout=30000", **NOTICE_SILENCE},
         )
     engine = sa.create_engine(
         url,
