@@ -8,7 +8,8 @@ from collections import Counter
 
 import httpx
 
-from bench.fuzz_inputs import FILES, garbled
+from bench.fuzz_inputs import FILES
+from bench.fuzz_values import garbled
 from tests.servers.mesh import Mesh
 
 __all__ = ["garbled_documents"]

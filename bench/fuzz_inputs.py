@@ -7,23 +7,34 @@ something wrong in it, so that it comes as far into the mesh as it can.
 from __future__ import annotations
 
 import base64
-import json
 import struct
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, quote_from_bytes
 
 from google.api import annotations_pb2
-from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor
+from google.protobuf.descriptor import Descriptor, MethodDescriptor
 from google.protobuf.json_format import ParseDict, ParseError
 from google.protobuf.message_factory import GetMessageClass
 from hypothesis import strategies as st
 
+from bench.fuzz_values import (
+    IDS,
+    as_json,
+    bodies,
+    fields_of,
+    garbled,
+    garbling,
+    junk,
+    numbers,
+    often_garbled,
+    rarely,
+    texts,
+)
 from tests import documents
 from weft.v1 import chat_pb2, knowledge_pb2, models_pb2, retrieval_pb2
 
-__all__ = ["FILES", "SURFACES", "Frames", "HttpRequest", "RpcCall", "garbled"]
+__all__ = ["FILES", "SURFACES", "Frames", "HttpRequest", "RpcCall"]
 
 METHODS: list[MethodDescriptor] = [
     method
@@ -59,118 +70,6 @@ class RpcCall:
     metadata: tuple[tuple[str, str | bytes], ...]
 
 
-# Values.
-
-_IDS = ("c-1", "c-2", "r-1", "r-2", "ds-1", "ds-2", "doc_1", "extractive")
-_ODD_TEXT = (
-    *("", " ", "\0", "a\0b", ".", "..", "../../etc/passwd", "-1", "1e999", "NaN", "true", "null", "%00%ff"),
-    *("\ud800", "\udfff\ud800", "\u202e\ufeff", "🦊" * 40, "é" * 129, "a" * 128, "a" * 129, "a" * 33_000),
-    *("' OR 1=1 --", "{{7*7}}", "${jndi:ldap://x}", "<script>", "\r\nX-Evil: 1", '" AND ( * NEAR', "*?[]^~:"),
-    *(
-        "9" * 400,
-        "2024-02-30",
-        "0001-01-01",
-        "9999-12-31",
-        "vector",
-        "graph",
-        "lexical",
-        "dense",
-        "up",
-        "user",
-        "a" * 1_000_000,
-    ),
-)
-texts = st.one_of(st.sampled_from(_IDS), st.sampled_from(_ODD_TEXT), st.text(max_size=30))
-numbers = st.one_of(
-    st.integers(-2, 60),
-    st.sampled_from((2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**63, -(2**63) - 1, 10**400, 0.5, -0.0, 1e308)),
-    st.floats(),
-)
-junk = st.recursive(
-    st.none() | st.booleans() | numbers | texts,
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
-    max_leaves=8,
-)
-_TYPES: dict[int, st.SearchStrategy[Any]] = {
-    FieldDescriptor.CPPTYPE_STRING: texts,
-    FieldDescriptor.CPPTYPE_BOOL: st.booleans(),
-}
-
-
-def _rarely(odd: st.SearchStrategy[Any], usual: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    """One in eight is odd."""
-    return st.integers(0, 7).flatmap(lambda n: odd if n == 7 else usual)
-
-
-def _value(field: FieldDescriptor, depth: int) -> st.SearchStrategy[Any]:
-    if field.name == "role":
-        one: st.SearchStrategy[Any] = st.just("user") | texts
-    elif field.message_type is not None:
-        one = fields_of(field.message_type, depth + 1)
-    else:
-        one = _TYPES.get(field.cpp_type, numbers)
-    usual = st.lists(one, max_size=4) if field.is_repeated else one
-    return _rarely(junk, usual)
-
-
-_MADE: dict[tuple[str, int], st.SearchStrategy[dict[str, Any]]] = {}
-
-
-def fields_of(message: Descriptor, depth: int = 0) -> st.SearchStrategy[dict[str, Any]]:
-    """JSON objects that are nearly messages of this type."""
-    key = (message.full_name, depth)
-    if key not in _MADE:
-        if depth > 4:
-            return junk
-        likely = {
-            field.name: _value(field, depth)
-            for field in message.fields
-            if field.name in ("messages", "role", "content", "query", "conversation_id", "dataset_id")
-        }
-        others = {field.name: _value(field, depth) for field in message.fields if field.name not in likely}
-        made = st.fixed_dictionaries(likely, optional=others)
-        extra = st.dictionaries(st.text(max_size=12), junk, max_size=2)
-        _MADE[key] = _rarely(st.builds(lambda good, more: {**good, **more}, made, extra), made)
-    return _MADE[key]
-
-
-def garbled(data: bytes, how: tuple[str, int, bytes]) -> bytes:
-    """`how`: the way, where, and with what."""
-    kind, at, more = how
-    at = at % (len(data) + 1)
-    match kind:
-        case "cut":
-            return data[:at]
-        case "insert":
-            return data[:at] + more + data[at:]
-        case "overwrite":
-            return data[:at] + more + data[at + len(more) :]
-        case "twice":
-            return data + data
-        case "deep":
-            return b"[" * 100_000
-        case _:
-            return data
-
-
-_HOW = st.tuples(
-    st.sampled_from(("cut", "insert", "overwrite", "twice", "deep")),
-    st.integers(0, 1 << 20),
-    st.binary(max_size=12) | st.sampled_from((b"\0", b"\xff\xfe", b"\xed\xa0\x80", b"{", b'"', b"\r\n\r\n")),
-)
-_AS_IT_IS = st.just(("", 0, b""))
-garbling = _rarely(_HOW, _AS_IT_IS)
-often_garbled = st.one_of(_HOW, _AS_IT_IS)
-
-
-def _json(value: Any) -> bytes:
-    return json.dumps(value).encode()
-
-
-bodies: Callable[[Descriptor], st.SearchStrategy[bytes]] = lambda message: st.builds(  # noqa: E731
-    lambda fields, how: garbled(_json(fields), how), fields_of(message), garbling
-)
-
 # HTTP.
 
 
@@ -205,7 +104,7 @@ def _rest_paths() -> list[tuple[str, str, Descriptor]]:
 
 REST = _rest_paths()
 _segments = st.one_of(
-    st.sampled_from(_IDS).map(quote),
+    st.sampled_from(IDS).map(quote),
     texts.filter(lambda text: len(text) < 5000).map(
         lambda text: quote(text, safe="", errors="surrogatepass")
     ),
@@ -226,11 +125,11 @@ def _filled(template: str, segments: list[str]) -> str:
 
 def _rest(route: tuple[str, str, Descriptor]) -> st.SearchStrategy[HttpRequest]:
     verb, template, message = route
-    body = bodies(message) if verb == "POST" else _rarely(bodies(message), st.just(b""))
+    body = bodies(message) if verb == "POST" else rarely(bodies(message), st.just(b""))
     return st.builds(
         lambda body, segments: _request(verb, _filled(template, segments).encode(), body),
         body,
-        st.lists(st.sampled_from(_IDS), min_size=2, max_size=2),
+        st.lists(st.sampled_from(IDS), min_size=2, max_size=2),
     )
 
 
@@ -246,7 +145,7 @@ def _path(route: tuple[str, str, Descriptor]) -> st.SearchStrategy[HttpRequest]:
     queries = st.lists(st.tuples(names, values), max_size=4).map(
         lambda pairs: "&".join(f"{name}={value}" for name, value in pairs)
     )
-    verbs = _rarely(
+    verbs = rarely(
         st.sampled_from(("GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS", "TRACE", "BREW")),
         st.just(verb),
     )
@@ -257,7 +156,7 @@ def _path(route: tuple[str, str, Descriptor]) -> st.SearchStrategy[HttpRequest]:
         verbs,
         st.lists(_segments, min_size=2, max_size=2),
         queries,
-        _rarely(_segments.map(lambda each: f"/{each}"), st.just("")),
+        rarely(_segments.map(lambda each: f"/{each}"), st.just("")),
     )
 
 
@@ -314,7 +213,7 @@ _header_names = st.one_of(
         )
     ),
     st.text("abcdefghij-_XYZ", min_size=1, max_size=10).map(str.encode),
-    _rarely(st.binary(max_size=6), st.just(b"x-many")),
+    rarely(st.binary(max_size=6), st.just(b"x-many")),
 )
 
 
@@ -325,7 +224,7 @@ def _with_headers(
     how: tuple[str, int, bytes],
 ) -> HttpRequest:
     verb, template, _ = route
-    body = _json(fields) if verb == "POST" else b""
+    body = as_json(fields) if verb == "POST" else b""
     request = _request(verb, _filled(template, ["c-1", "doc_1"]).encode(), body, tuple(more))
     # Whoever writes the length of the body or how it is coded by hand may be cut off without a word.
     return HttpRequest(garbled(request.raw, how), is_whole=False)
@@ -389,7 +288,7 @@ forms = st.builds(
     st.lists(_parts, max_size=4),
     st.just(b"edge"),
     garbling,
-    _rarely(
+    rarely(
         st.sampled_from((b"multipart/form-data", b"multipart/form-data; boundary=", b"text/plain", b"")),
         st.just(b"multipart/form-data; boundary=edge"),
     ),
@@ -410,7 +309,7 @@ _said = st.one_of(
     st.sampled_from(({"type": "start", "token": "TOKEN"}, {"type": "ping"}, {"type": "end"}, {"type": "go"})),
     junk,
 )
-_payloads = st.builds(lambda said, how: garbled(_json(said), how), _said, garbling)
+_payloads = st.builds(lambda said, how: garbled(as_json(said), how), _said, garbling)
 _TEXT, _BINARY, _MORE, _CLOSE, _PING, _PONG = 0x81, 0x82, 0x80, 0x88, 0x89, 0x8A
 _frames = st.one_of(
     _payloads.map(lambda data: [(_TEXT, data)]),
@@ -431,12 +330,12 @@ _frames = st.one_of(
 )
 sockets = st.builds(
     lambda start, groups, in_header: Frames(
-        (*([(_TEXT, _json(start))] if start else []), *(frame for group in groups for frame in group)),
+        (*([(_TEXT, as_json(start))] if start else []), *(frame for group in groups for frame in group)),
         in_header,
     ),
-    _rarely(_said, st.just({"type": "start", "token": "TOKEN"})),
+    rarely(_said, st.just({"type": "start", "token": "TOKEN"})),
     st.lists(_frames, max_size=5),
-    _rarely(st.just(True), st.just(False)),
+    rarely(st.just(True), st.just(False)),
 )
 
 # gRPC.
@@ -470,7 +369,7 @@ def _call(method: MethodDescriptor) -> st.SearchStrategy[RpcCall]:
             f"/{method.containing_service.full_name}/{method.name}", tuple(messages), tuple(metadata)
         ),
         st.lists(_message(method.input_type), min_size=most // 4 or 1, max_size=most),
-        _rarely(_metadata, st.just([])),
+        rarely(_metadata, st.just([])),
     )
 
 

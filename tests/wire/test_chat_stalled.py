@@ -104,18 +104,3 @@ async def test_who_reads_again_in_time_gets_all_of_it(chat: Opened, monkeypatch:
     events, error = await read_on(call)
     assert error is None
     assert "".join(event.content for event in [first, *events]) == TEXT
-
-
-async def test_a_slow_reader_that_takes_something_is_no_stalled_one(
-    chat: Opened, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sys.modules["weftd.rpc.stall"], "STALL_LIMIT_S", 1.2)
-    _, _, stub, metadata = chat
-    call = await stream(stub, metadata)
-    events = []
-    for _ in range(25):
-        events.append(await call.read())
-        await asyncio.sleep(0.06)
-    late, error = await read_on(call)
-    assert error is None
-    assert "".join(event.content for event in [*events, *late]) == TEXT
