@@ -126,7 +126,7 @@ def mesh_environment(data: Path, port: int, extra: Mapping[str, str] | None = No
 def running_mesh(
     directory: Path, topology: str = "one", environment: Mapping[str, str] | None = None
 ) -> Iterator[Mesh]:
-    """`one`: `weft up`. `two`: with two workers. `split`: each service, the job process and Envoy on its own."""
+    """`one`: `weft up`; `two`: with two workers; `split`: services, job process and Envoy on their own."""
     data = directory / "data"
     mesh = Mesh(port := free_port(), data, mesh_environment(data, port, environment))
     try:

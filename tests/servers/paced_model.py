@@ -26,7 +26,10 @@ MODELS = ("story", "slow", "sequel", "endless", "flood", "garbage", "cut", *_REF
 
 @dataclass
 class Request:
-    """One request, the names of its headers in small letters. `left_at` (of `time.monotonic`): when its client went away before the end."""
+    """One request, the names of its headers in small letters.
+
+    `left_at` (of `time.monotonic`): when its client went away before the end.
+    """
 
     body: dict[str, Any]
     headers: dict[str, str]
