@@ -92,3 +92,16 @@ async def test_what_is_neither_rest_nor_grpc_is_unknown(edge: Edge, path: str, w
             answer = await http.request(verb, path, headers={"content-type": wire})
             told = answer.headers.get("grpc-status", UNIMPLEMENTED)
             assert told in (OK, UNIMPLEMENTED) and answer.status_code in (200, 404), (verb, answer.text)
+
+
+@pytest.mark.parametrize("name", ["grpc-encoding", "grpc-timeout"])
+async def test_a_header_that_comes_twice_spoils_no_other_call(edge: Edge, name: str) -> None:
+    good, bad = {"grpc-encoding": ("gzip", "null"), "grpc-timeout": ("5S", "5q")}[name]
+    seen = []
+    async with edge.http() as http:
+        for values in ([bad], [bad, good], [good, bad], [good, good], [good], []):  # the first counts
+            headers = [*http.headers.items(), *((name, value) for value in values)]
+            answer = await http.post("/api/v1/search", json={"query": "x"}, headers=headers)
+            seen.append(answer.status_code)
+    refused = 501 if name == "grpc-encoding" else 400
+    assert seen == [refused] * 2 + [200] * 4

@@ -13,7 +13,7 @@ from typing import Any, Final
 import grpc
 from starlette.datastructures import Headers
 from starlette.responses import Response
-from starlette.websockets import WebSocket, WebSocketDisconnect
+from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketDisconnected
 
 from weft.connection import Outcome, being_cancelled
 from weft.v1 import error_reason_pb2
@@ -87,8 +87,8 @@ class ChatSockets:
             async with self._places:
                 await socket.accept()
                 await self._converse(socket)
-        except WebSocketDisconnect:
-            pass
+        except (WebSocketDisconnect, WebSocketDisconnected):
+            pass  # it has left; the second where that was noticed before by something else that was sent
         finally:
             self._drain.call_ended()
 

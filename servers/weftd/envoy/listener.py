@@ -166,6 +166,10 @@ def _request_headers() -> list[dict[str, Any]]:
             }
         }
 
+    def only_first(key: str) -> dict[str, Any]:
+        header = {"key": key, "value": f"%REQ({key})%"}
+        return {"append": {"header": header, "append_action": "OVERWRITE_IF_EXISTS"}}
+
     return [
         *({"remove_on_match": {"key_matcher": {"prefix": prefix}}} for prefix in ("x-envoy-", "x-weft-")),
         {"remove_on_match": {"key_matcher": {"safe_regex": {"regex": _PARSED_BY_GRPC}}}},
@@ -173,6 +177,8 @@ def _request_headers() -> list[dict[str, Any]]:
         copied(REQUESTED_TENANT_HEADER, TENANT_HEADER),
         copied(WIRE_HEADER, "content-type?:method"),
         {"remove": TENANT_HEADER},
+        # The first of several values: gRPC reads them as one, which then is malformed.
+        *(only_first(key) for key in ("grpc-encoding", "grpc-timeout")),
     ]
 
 

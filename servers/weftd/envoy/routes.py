@@ -61,7 +61,7 @@ def routes(config: EnvoyConfig, services: list[Service], descriptors_file: str) 
                         "typed_per_filter_config": _OPEN,
                     },
                     _malformed_timeout(),
-                    _unknown_compression(),
+                    *_unknown_compression(),
                     *(_not_grpc(service) for service in services),
                     *(_stream({"path": path}, first, open_to_all=True) for path in _HEALTH),
                     *(_stream({"path": path}, first) for path in _REFLECTION),
@@ -109,11 +109,9 @@ def _unknown(match: dict[str, Any], filters: dict[str, Any]) -> dict[str, Any]:
 
 def _malformed_timeout() -> dict[str, Any]:
     """gRPC itself would answer with INTERNAL, before any service sees the call."""
-    header = {
-        "name": "grpc-timeout",
-        "string_match": {"safe_regex": {"regex": "[0-9]{1,8}[HMSmun]"}},
-        "invert_match": True,  # one that is absent is no match either way
-    }
+    # All that is no "[0-9]{1,8}[HMSmun]". An inverted match would let several values through if one is good.
+    other = "|[^0-9].*|[0-9]{1,8}([^0-9HMSmun].*)?|[0-9]{9}.*|[0-9]{1,8}[HMSmun].+"
+    header = {"name": "grpc-timeout", "string_match": {"safe_regex": {"regex": other}}}
     said = "grpc-timeout is up to 8 digits and one of H, M, S, m, u, n: 30S."
     return {
         "match": {"prefix": "/", "headers": [header]},
@@ -121,11 +119,31 @@ def _malformed_timeout() -> dict[str, Any]:
     }
 
 
-def _unknown_compression() -> dict[str, Any]:
-    """Refused here, for one that gRPC cannot read spoils the header for everyone: see `listener`."""
-    known = {"safe_regex": {"regex": "identity|gzip|deflate"}}
-    header = {"name": "grpc-encoding", "string_match": known, "invert_match": True}
-    return {"match": {"prefix": "/", "headers": [header]}, "direct_response": {"status": 501}}
+def _unknown_compression() -> list[dict[str, Any]]:
+    """Refused here, for one that gRPC cannot read spoils the header for everyone: see `listener`.
+
+    An inverted match would let it through beside a good one. Envoy takes short expressions only.
+    """
+    known = ("deflate", "gzip", "identity")
+    others = [f"|[^{''.join(word[0] for word in known)}].*", *(_begun_otherwise(word) for word in known)]
+    return [
+        {
+            "match": {
+                "prefix": "/",
+                "headers": [{"name": "grpc-encoding", "string_match": {"safe_regex": {"regex": other}}}],
+            },
+            "direct_response": {"status": 501},
+        }
+        for other in others
+    ]
+
+
+def _begun_otherwise(word: str) -> str:
+    """What begins with the word's first letter and is not the word; RE2 has no shorter way to say it."""
+    other = ".+"
+    for letter in reversed(word[1:]):
+        other = f"|[^{letter}].*|{letter}(?:{other})"
+    return f"{word[0]}(?:{other})"
 
 
 def _not_grpc(service: Service) -> dict[str, Any]:
