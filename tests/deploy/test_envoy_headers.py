@@ -99,9 +99,9 @@ async def test_a_header_that_comes_twice_spoils_no_other_call(edge: Edge, name: 
     good, bad = {"grpc-encoding": ("gzip", "null"), "grpc-timeout": ("5S", "5q")}[name]
     seen = []
     async with edge.http() as http:
-        for values in ([bad], [bad, good], [good, bad], [good, good], [good], []):  # the first counts
+        for values in ([bad], [bad, good], [good, bad], [good, good], [good], []):
             headers = [*http.headers.items(), *((name, value) for value in values)]
             answer = await http.post("/api/v1/search", json={"query": "x"}, headers=headers)
             seen.append(answer.status_code)
-    refused = 501 if name == "grpc-encoding" else 400
-    assert seen == [refused] * 2 + [200] * 4
+    # Envoy reads the first of the one, and the other as a list, which is none.
+    assert seen == ([501] * 2 + [200] * 4 if name == "grpc-encoding" else [400] * 4 + [200] * 2)
