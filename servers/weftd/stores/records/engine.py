@@ -8,6 +8,8 @@ its asyncio twin.
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import os
 import threading
 from collections.abc import Sequence
 from typing import Any, TypeVar
@@ -51,6 +53,7 @@ class Records:
         self.url = sa.make_url(url)
         self._engine = _make_engine(self.url, readers + 1)
         self._sqlite = self._engine.dialect.name == "sqlite"
+        self._turn = _open_turn(self.url) if self._sqlite else None
         self._writes, self._reads = OperationQueue(), OperationQueue()
         self._writer = threading.Thread(target=self._write_groups, name="records-write", daemon=True)
         self._readers = [
@@ -105,6 +108,8 @@ class Records:
         for thread in (self._writer, *self._readers):
             thread.join()
         self._engine.dispose()
+        if self._turn is not None:
+            os.close(self._turn)
 
     def _read_groups(self) -> None:
         # Each reader takes its share of what waits: to be woken for each costs more than to read it.
@@ -124,8 +129,23 @@ class Records:
             return error
 
     def _write_groups(self) -> None:
-        for group in self._writes.groups(lambda: _GROUP_LIMIT):
-            deliver(group, self._commit(group))
+        for group in self._writes.groups(self._await_turn):
+            try:
+                results = self._commit(group)
+            finally:
+                if self._turn is not None:
+                    fcntl.flock(self._turn, fcntl.LOCK_UN)
+            deliver(group, results)
+
+    def _await_turn(self) -> int:
+        """How many writes the next group may have, once other processes let this one write.
+
+        SQLite has one writer, and one that finds it at work sleeps, longer each time: two busy processes
+        together write no more than one. The kernel wakes the next as soon as the lock is free.
+        """
+        if self._turn is not None:
+            fcntl.flock(self._turn, fcntl.LOCK_EX)
+        return _GROUP_LIMIT
 
     def _commit(self, group: Sequence[Queued]) -> list[Any]:
         """The result or the exception of each write of the group."""
@@ -161,6 +181,11 @@ class Records:
             f"The records database ({self.address}) does not answer. Try again in a moment.",
             metadata={"backend": "records"},
         )
+
+
+def _open_turn(url: sa.URL) -> int:
+    """The file that the writers of all processes lock in turn, beside the database."""
+    return os.open(f"{url.database}-turn", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
 
 def _set_synchronous(connection: sa.Connection, level: str) -> None:
