@@ -51,7 +51,8 @@ def announce_ready() -> None:
 class Child:
     """One program of the mesh: `start` waits until it is ready, `keep` restarts it whenever it ends.
 
-    It writes to `log_file`, or where this process does, and inherits the socket `inherited`.
+    It writes to `log_file`, or where this process does, and inherits the socket `inherited`. Whoever runs
+    `keep` ends that before `stop`, and before another `start`.
     """
 
     def __init__(
@@ -71,44 +72,56 @@ class Child:
         self._inherited = inherited
         self._start_limit_s = start_limit_s
         self._process: asyncio.subprocess.Process | None = None
-        self._stopped = False
 
     @property
     def pid(self) -> int | None:
         return self._process.pid if self._process and self._process.returncode is None else None
 
     async def start(self) -> None:
-        """Returns once the child has announced itself. ChildFailed when it ends or stays silent."""
-        self._stopped = False
+        """Returns once the child has announced itself.
+
+        ChildFailed when it ends, stays silent or cannot be run.
+        """
         reader, writer = os.pipe()
-        with _opened(self._log_file) if self._log_file else contextlib.nullcontext() as output:
-            log_start = output.tell() if output else 0
-            try:
-                self._process = await asyncio.create_subprocess_exec(
-                    sys.executable,
-                    "-m",
-                    "weftd",
-                    *self._arguments,
-                    env={**os.environ, **self._environment, _READY_FD: str(writer)},
-                    stdin=asyncio.subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=output,
-                    pass_fds=(writer, self._inherited.fileno()) if self._inherited else (writer,),
-                    start_new_session=True,  # Ctrl-C reaches the supervisor alone, which ends all in order
-                )
-            finally:
-                os.close(writer)
+        try:
+            log_start = await self._spawn(writer)
+        except BaseException as error:
+            os.close(reader)
+            if isinstance(error, OSError):
+                raise ChildFailed(f"{self.name} cannot be run: {error}") from error
+            raise
+        finally:
+            os.close(writer)
         try:
             said = await asyncio.wait_for(_read_line(reader), self._start_limit_s)
         except TimeoutError:
-            await self._end(0)
+            await self.stop(0)
             where = f"See {self._log_file}." if self._log_file else "Its last lines say what it waits for."
             raise ChildFailed(
                 f"{self.name} was not ready after {self._start_limit_s:.0f} s. {where}"
             ) from None
         if said != b"ready\n":
+            assert self._process is not None
             code = await self._process.wait()
             raise ChildFailed(self._last_words(log_start, code))
+
+    async def _spawn(self, ready: int) -> int:
+        """Runs the program, which announces itself on `ready`; where in the log file it begins."""
+        with _opened(self._log_file) if self._log_file else contextlib.nullcontext() as output:
+            log_start = output.tell() if output else 0
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "weftd",
+                *self._arguments,
+                env={**os.environ, **self._environment, _READY_FD: str(ready)},
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                pass_fds=(ready, self._inherited.fileno()) if self._inherited else (ready,),
+                start_new_session=True,  # Ctrl-C reaches the supervisor alone, which ends all in order
+            )
+        return log_start
 
     def _last_words(self, log_start: int, code: int) -> str:
         if self._log_file is None:
@@ -119,32 +132,24 @@ class Child:
         return "\n".join(lines[-12:]) or f"{self.name} ended without a word (status {code})."
 
     async def keep(self) -> None:
-        """Starts the child again whenever it ends, with back-off; returns once it has been stopped."""
+        """Starts the child again whenever it ends, with back-off. Ends only when cancelled."""
         wait_s = 0.1
         while True:
             assert self._process is not None
             started = time.monotonic()
             code = await self._process.wait()
-            if self._stopped:
-                return
             if time.monotonic() - started > _STABLE_S:
                 wait_s = 0.1
             log.warning("child_ended", child=self.name, code=code, restart_in_s=wait_s)
             await asyncio.sleep(wait_s)
             wait_s = min(wait_s * 2, _BACKOFF_MAX_S)
-            if self._stopped:
-                return
             try:
                 await self.start()
             except ChildFailed as error:
                 log.error("child_failed", child=self.name, message=str(error))
 
     async def stop(self, grace_s: float) -> None:
-        """Asks the child to end, and kills it after the grace. `keep` does not start it again."""
-        self._stopped = True
-        await self._end(grace_s)
-
-    async def _end(self, grace_s: float) -> None:
+        """Asks the child to end, and kills it after the grace; without one, at once."""
         process = self._process
         if process is None or process.returncode is not None:
             return

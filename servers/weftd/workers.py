@@ -57,7 +57,8 @@ class Workers:
         self._grace_s = grace_s
         self._announce = announce
         self._exchanging = asyncio.Lock()
-        self._kept: asyncio.TaskGroup
+        self._keepers: asyncio.TaskGroup
+        self._kept: dict[Child, asyncio.Task[None]] = {}
 
     @property
     def settings(self) -> list[Settings]:
@@ -77,9 +78,9 @@ class Workers:
 
     async def keep(self) -> None:
         """Starts each again whenever it ends, with back-off. Ends only when cancelled."""
-        async with asyncio.TaskGroup() as self._kept:
+        async with asyncio.TaskGroup() as self._keepers:
             for worker in self._workers:
-                self._kept.create_task(worker.child.keep())
+                self._keep(worker.child)
             await asyncio.Event().wait()
 
     async def stop(self) -> None:
@@ -107,7 +108,7 @@ class Workers:
             await new.child.stop(0)
             raise
         self._workers[slot] = new
-        self._kept.create_task(new.child.keep())
+        self._keep(new.child)
         await self._retire(old.child)
 
     async def _again(self, slot: int) -> None:
@@ -115,10 +116,19 @@ class Workers:
         await self._retire(child)
         try:
             await child.start()
-        finally:
-            self._kept.create_task(child.keep())  # which tries again where it did not start
+        except ChildFailed:
+            self._keep(child)  # which tries again
+            raise
+        self._keep(child)
+
+    def _keep(self, child: Child) -> None:
+        self._kept[child] = self._keepers.create_task(child.keep())
 
     async def _retire(self, child: Child) -> None:
+        keeping = self._kept.pop(child, None)
+        if keeping is not None:  # first: in its back-off it would start the child again
+            keeping.cancel()
+            await asyncio.wait([keeping])
         await child.stop(self._grace_s + _LAST_WORDS_S)
 
 
