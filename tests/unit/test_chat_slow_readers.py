@@ -12,6 +12,7 @@ import pytest
 
 from tests.servers.chat_room import ScriptedModel, chat_room, question, read_all, text_of, until
 from weft.v1.chat_pb2 import ChatEvent
+from weftd.errors import NotFound
 from weftd.stores.records.engine import Records
 from weftd.stores.records.migrate import migrate
 
@@ -73,3 +74,19 @@ async def test_a_reader_that_keeps_up_gets_each_delta_beside_one_that_does_not(r
         got += await read_all(events)
         late += await read_all(slow)
     assert late == got
+
+
+async def test_a_reader_far_behind_learns_that_the_conversation_was_deleted(records: Records) -> None:
+    model = ScriptedModel([f"word{number} " for number in range(700)], paced=True)
+    async with (
+        chat_room(records, model) as turns,
+        aclosing(turns.ask("acme", question(), None)) as events,
+        aclosing(turns.resume("acme", "c1", "r1", 0, False, None)) as slow,
+    ):
+        await first_deltas(events, model, 1)
+        await anext(slow)
+        await first_deltas(events, model, 699)
+        await turns.delete("acme", "c1")
+        with pytest.raises(NotFound):
+            async with asyncio.timeout(5):
+                await read_all(slow)

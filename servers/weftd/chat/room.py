@@ -256,7 +256,7 @@ class ChatTurns:
                             yield event
                 if turn.failure is not None:
                     raise turn.failure
-                if turn.state is State.ENDED:
+                if turn.state is State.ENDED and after_seq >= turn.seq:
                     _check_after(after_seq, turn.seq)
                     return
             stored, batch, alive = await self._look(key, after_seq)
@@ -283,7 +283,10 @@ class ChatTurns:
             self._run(turn, deadline, is_new=False)
 
     async def _follow_here(self, turn: Turn, after_seq: int) -> AsyncGenerator[ChatEvent, None]:
-        """The events of a turn of this process; those that memory has forgotten come from the store."""
+        """The events of a turn of this process; those that memory has forgotten come from the store.
+
+        Ends before the last one where the store has them no more: the conversation was deleted.
+        """
         while True:
             async with aclosing(turn.read(after_seq)) as events:
                 async for event in events:
@@ -292,7 +295,10 @@ class ChatTurns:
             if after_seq >= turn.forgotten:
                 return
             stored = partial(turn_log.events_after, turn_id=turn.turn_id, after_seq=after_seq, most=_BATCH)
-            for event in await self._records.read(stored):
+            forgotten = await self._records.read(stored)
+            if not forgotten:
+                return
+            for event in forgotten:
                 after_seq = event.seq
                 yield event
 
