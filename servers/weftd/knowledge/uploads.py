@@ -127,11 +127,11 @@ class Uploads:
                 "Too many uploads run at once. Try again in a moment.",
                 retry_after_s=5,
             )
-        await self._settle()
         self._running += 1
         self._running_of[tenant] += 1
         intake = Intake(self._blobs, tenant, self._limits)
         try:
+            await self._settle()
             yield intake
         finally:
             self._running -= 1
