@@ -18,21 +18,18 @@ import os
 import random
 import signal
 import socket
-import subprocess
 import sys
-import tempfile
 import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import psutil
 import uvloop
 
-from bench.setting import percentile, table
+from bench.setting import percentile, servers_behind_envoy, table
 from tests.integration.test_mesh_cancel import CASES, Try
-from tests.servers.mesh import SERVICES, Mesh, free_port, mesh_environment
+from tests.servers.mesh import Mesh
 from tests.servers.transports import resumed, take, transports, turn
 from weft import Weft
 from weft.v1.common_pb2 import Usage
@@ -115,26 +112,10 @@ class Told(asyncio.DatagramProtocol):
 
 @contextlib.contextmanager
 def served(told_at: int) -> Iterator[Mesh]:
-    with tempfile.TemporaryDirectory(prefix="weft-bench-") as directory:
-        data, port = Path(directory) / "data", free_port()
-        grpc, edge = free_port(), free_port()
-        addresses = {
-            f"WEFT_{name.upper()}_ADDRESS": f"127.0.0.1:{edge if name == 'edge' else grpc}"
-            for name in SERVICES
-        }
-        more = {**addresses, "WEFT_REQUESTS_PER_MINUTE": "10000000", _TOLD_AT: str(told_at)}
-        mesh = Mesh(port, data, mesh_environment(data, port, more))
-        with (Path(directory) / "servers.log").open("wb") as log:
-            command = [sys.executable, "-m", "bench.cancel_under_load", "serve"]
-            mesh.processes["servers"] = subprocess.Popen(
-                command, env=mesh.environment, stdout=log, stderr=log
-            )
-            try:
-                mesh.start("envoy", "envoy")
-                mesh.wait_ready()
-                yield mesh
-            finally:
-                mesh.stop()
+    program = ("bench.cancel_under_load", "serve")
+    with servers_behind_envoy(program, environment={_TOLD_AT: str(told_at)}) as mesh:
+        mesh.wait_ready()
+        yield mesh
 
 
 @contextlib.asynccontextmanager
@@ -156,7 +137,7 @@ async def load(mesh: Mesh) -> AsyncIterator[None]:
     )
     try:
         await asyncio.sleep(5)  # its own start, and its warm-up
-        services = psutil.Process(mesh.processes["servers"].pid)
+        services = psutil.Process(mesh.processes["server-1"].pid)
         cpu_s, began_s = sum(services.cpu_times()[:2]), time.monotonic()
         yield
         busy = (sum(services.cpu_times()[:2]) - cpu_s) / (time.monotonic() - began_s)

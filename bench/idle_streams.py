@@ -15,14 +15,11 @@ import asyncio
 import contextlib
 import os
 import re
-import subprocess
 import sys
-import tempfile
 import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -30,8 +27,8 @@ import httpx
 import psutil
 import uvloop
 
-from bench.setting import percentile, table
-from tests.servers.mesh import SERVICES, Mesh, free_port, mesh_environment
+from bench.setting import percentile, servers_behind_envoy, table
+from tests.servers.mesh import Mesh, free_port
 from weft.v1.chat_pb2 import ConverseRequest, StreamChatRequest
 from weft.v1.chat_pb2_grpc import ChatServiceStub
 from weft.v1.common_pb2 import Message
@@ -156,25 +153,12 @@ async def measure(server: Server, streams: int) -> Figures:
 
 @contextlib.contextmanager
 def served(kind: str) -> Iterator[Server]:
-    with tempfile.TemporaryDirectory(prefix="weft-bench-") as directory:
-        data, port, grpc_port, edge_port = Path(directory) / "data", free_port(), free_port(), free_port()
-        metrics = f"127.0.0.1:{free_port()}"
-        more = {
-            f"WEFT_{name.upper()}_ADDRESS": f"127.0.0.1:{edge_port if name == 'edge' else grpc_port}"
-            for name in SERVICES
-        }
-        more |= {"WEFT_REQUESTS_PER_MINUTE": "10000000", "WEFT_ENVOY_METRICS_ADDRESS": metrics}
-        mesh = Mesh(port, data, mesh_environment(data, port, more))
-        with (Path(directory) / "servers.log").open("wb") as log:
-            command = [sys.executable, "-m", *PROGRAMS[kind]]
-            mesh.processes["Python"] = subprocess.Popen(command, env=mesh.environment, stdout=log, stderr=log)
-            try:
-                mesh.start("Envoy", "envoy")
-                server = Server(mesh, metrics)
-                asyncio.run(_ready(server))
-                yield server
-            finally:
-                mesh.stop()
+    metrics = f"127.0.0.1:{free_port()}"
+    environment = {"WEFT_ENVOY_METRICS_ADDRESS": metrics}
+    with servers_behind_envoy(PROGRAMS[kind], environment=environment) as mesh:
+        server = Server(mesh, metrics)
+        asyncio.run(_ready(server))
+        yield server
 
 
 async def _ready(server: Server) -> None:

@@ -8,6 +8,7 @@ import platform
 import random
 import signal
 import statistics
+import subprocess
 import sys
 import tempfile
 import threading
@@ -21,7 +22,7 @@ import httpx
 import lancedb
 import psutil
 
-from tests.servers.mesh import Mesh, running_mesh
+from tests.servers.mesh import SERVICES, Mesh, free_port, mesh_environment, running_mesh
 
 __all__ = [
     "MemoryWatch",
@@ -32,6 +33,7 @@ __all__ = [
     "percentile",
     "processes",
     "prose",
+    "servers_behind_envoy",
     "spread",
     "stored",
     "table",
@@ -84,6 +86,39 @@ def fresh_mesh(environment: Mapping[str, str] | None = None) -> Iterator[Mesh]:
         unlimited = {"WEFT_REQUESTS_PER_MINUTE": "1000000"}
         with running_mesh(Path(directory), "one", {**unlimited, **(environment or {})}) as mesh:
             yield mesh
+
+
+@contextlib.contextmanager
+def servers_behind_envoy(
+    *programs: Sequence[str], environment: Mapping[str, str] | None = None
+) -> Iterator[Mesh]:
+    """Programs of ours (`python -m …`), each with all services at addresses of its own, behind one Envoy.
+
+    The mesh has them as "server-1", "server-2" … beside "envoy". They may not be ready yet.
+    """
+    with tempfile.TemporaryDirectory(prefix="weft-bench-") as directory:
+        data, port = Path(directory) / "data", free_port()
+        unlimited = {"WEFT_REQUESTS_PER_MINUTE": "10000000"}
+        mesh = Mesh(port, data, mesh_environment(data, port, {**unlimited, **(environment or {})}))
+        each = [_own_addresses() for _ in programs]
+        try:
+            for number, (program, own) in enumerate(zip(programs, each, strict=True), 1):
+                with (Path(directory) / f"server-{number}.log").open("wb") as log:
+                    mesh.processes[f"server-{number}"] = subprocess.Popen(
+                        [sys.executable, "-m", *program], env=mesh.environment | own, stdout=log, stderr=log
+                    )
+            mesh.environment |= {name: ",".join(own[name] for own in each) for name in each[0]}
+            mesh.start("envoy", "envoy")
+            yield mesh
+        finally:
+            mesh.stop()
+
+
+def _own_addresses() -> dict[str, str]:
+    grpc, edge = free_port(), free_port()
+    return {
+        f"WEFT_{name.upper()}_ADDRESS": f"127.0.0.1:{edge if name == 'edge' else grpc}" for name in SERVICES
+    }
 
 
 def processes(mesh: Mesh) -> dict[str, psutil.Process]:

@@ -15,22 +15,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import grpc
 import psutil
 import uvloop
 
 from bench.bare import EVENTS, PACED, PAUSE_S, TEXT
-from bench.setting import percentile, spread, table
-from tests.servers.mesh import SERVICES, Mesh, free_port, mesh_environment
+from bench.setting import percentile, servers_behind_envoy, spread, table
+from tests.servers.mesh import Mesh
 from weft.v1.chat_pb2 import StreamChatRequest
 from weft.v1.chat_pb2_grpc import ChatServiceStub
 from weft.v1.common_pb2 import Message
@@ -79,26 +76,9 @@ class Figures:
 @contextlib.contextmanager
 def served(*arguments: str) -> Iterator[tuple[Mesh, psutil.Process]]:
     """The servers of `bench.bare` behind Envoy, and their process."""
-    with tempfile.TemporaryDirectory(prefix="weft-bench-") as directory:
-        data, port = Path(directory) / "data", free_port()
-        addresses = dict.fromkeys(SERVICES, f"127.0.0.1:{free_port()}")
-        addresses["edge"] = f"127.0.0.1:{free_port()}"
-        extra = {f"WEFT_{name.upper()}_ADDRESS": address for name, address in addresses.items()}
-        mesh = Mesh(
-            port, data, mesh_environment(data, port, {**extra, "WEFT_REQUESTS_PER_MINUTE": "10000000"})
-        )
-        log = (Path(directory) / "servers.log").open("wb")
-        process = subprocess.Popen(
-            [sys.executable, "-m", "bench.bare", *arguments], env=mesh.environment, stdout=log, stderr=log
-        )
-        mesh.processes["servers"] = process
-        try:
-            mesh.start("envoy", "envoy")
-            asyncio.run(_ready(mesh))
-            yield mesh, psutil.Process(process.pid)
-        finally:
-            mesh.stop()
-            log.close()
+    with servers_behind_envoy(("bench.bare", *arguments)) as mesh:
+        asyncio.run(_ready(mesh))
+        yield mesh, psutil.Process(mesh.processes["server-1"].pid)
 
 
 async def _ready(mesh: Mesh) -> None:

@@ -15,14 +15,12 @@ import os
 import statistics
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import psutil
 
-from bench.setting import spread, table
-from tests.servers.mesh import SERVICES, Mesh, free_port, mesh_environment
+from bench.setting import servers_behind_envoy, spread, table
+from tests.servers.mesh import Mesh
 
 RUNS = 5
 CALLERS = 64
@@ -32,37 +30,14 @@ LASTS_S = 10
 @contextlib.contextmanager
 def workers(count: int) -> Iterator[Mesh]:
     """So many processes of all services on the same data, with the model of `bench.bare`, behind Envoy."""
-    with tempfile.TemporaryDirectory(prefix="weft-bench-") as directory:
-        data, port = Path(directory) / "data", free_port()
-        mesh = Mesh(port, data, mesh_environment(data, port, {"WEFT_REQUESTS_PER_MINUTE": "10000000"}))
-        each = [_addresses() for _ in range(count)]
-        try:
-            for number, addresses in enumerate(each):
-                with (Path(directory) / f"worker-{number}.log").open("wb") as log:
-                    mesh.processes[f"worker-{number}"] = subprocess.Popen(
-                        [sys.executable, "-m", "bench.bare", "weft"],
-                        env={**mesh.environment, **addresses},
-                        stdout=log,
-                        stderr=log,
-                    )
-            mesh.environment |= {name: ",".join(own[name] for own in each) for name in each[0]}
-            mesh.start("envoy", "envoy")
-            mesh.wait_ready()
-            yield mesh
-        finally:
-            mesh.stop()
-
-
-def _addresses() -> dict[str, str]:
-    grpc, edge = free_port(), free_port()
-    return {
-        f"WEFT_{name.upper()}_ADDRESS": f"127.0.0.1:{edge if name == 'edge' else grpc}" for name in SERVICES
-    }
+    with servers_behind_envoy(*[("bench.bare", "weft")] * count) as mesh:
+        mesh.wait_ready()
+        yield mesh
 
 
 def run(mesh: Mesh) -> tuple[float, float]:
     """Streams per second, and cores that the workers took."""
-    running = [psutil.Process(p.pid) for name, p in mesh.processes.items() if name.startswith("worker")]
+    running = [psutil.Process(p.pid) for name, p in mesh.processes.items() if name.startswith("server")]
     before = sum(sum(process.cpu_times()[:2]) for process in running)
     options = ["--callers", str(CALLERS), "--processes", "2", "--duration", str(LASTS_S), "--json"]
     load = subprocess.run(
