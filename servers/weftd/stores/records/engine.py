@@ -8,6 +8,7 @@ its asyncio twin.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import os
 import threading
@@ -133,8 +134,7 @@ class Records:
             try:
                 results = self._commit(group)
             finally:
-                if self._turn is not None:
-                    fcntl.flock(self._turn, fcntl.LOCK_UN)
+                self._lock_turn(fcntl.LOCK_UN)
             deliver(group, results)
 
     def _await_turn(self) -> int:
@@ -143,9 +143,14 @@ class Records:
         SQLite has one writer, and one that finds it at work sleeps, longer each time: two busy processes
         together write no more than one. The kernel wakes the next as soon as the lock is free.
         """
-        if self._turn is not None:
-            fcntl.flock(self._turn, fcntl.LOCK_EX)
+        self._lock_turn(fcntl.LOCK_EX)
         return _GROUP_LIMIT
+
+    def _lock_turn(self, how: int) -> None:
+        if self._turn is not None:
+            # It saves time only, SQLite has locks of its own: a file system without this one may do without.
+            with contextlib.suppress(OSError):
+                fcntl.flock(self._turn, how)
 
     def _commit(self, group: Sequence[Queued]) -> list[Any]:
         """The result or the exception of each write of the group."""
