@@ -8,14 +8,17 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
+import pytest
+
 from weft.v1.chat_pb2 import ChatEvent, StreamChatRequest
 from weft.v1.common_pb2 import Message, Reference, Usage
 from weft.v1.error_reason_pb2 import ERROR_REASON_MODEL_CANNOT_CONTINUE
 from weft.v1.models_pb2 import GenerateEvent, GenerateRequest
 from weft.v1.retrieval_pb2 import SearchMetadata, SearchRequest, SearchResponse
 from weftd.chat.room import ChatTurns
-from weftd.errors import FailedPrecondition
+from weftd.errors import FailedPrecondition, WeftError, reason_name
 from weftd.rpc.drain import Drain
+from weftd.stores.records import conversations
 from weftd.stores.records.engine import Records
 
 WORDS = ("RAG（Retrieval", "-Augmented ", "Generation）", "是一种 **technique** [1]", "。")
@@ -152,3 +155,28 @@ async def until(condition: Callable[[], bool], timeout_s: float = 10) -> None:
     async with asyncio.timeout(timeout_s):
         while not condition():
             await asyncio.sleep(0.002)
+
+
+async def kept(records: Records, conversation_id: str = "c1") -> list[tuple[str, str, str]]:
+    rows = await records.read(lambda c: conversations.page(c, "acme", conversation_id, 100))
+    return [(row.role, row.content, row.status) for row in rows]
+
+
+def resume(turns: ChatTurns, after_seq: int = 0, **more: Any) -> Any:
+    key = {"tenant": "acme", "conversation_id": "c1", "request_id": "r1"} | more
+    return turns.resume(**key, after_seq=after_seq, resumable=True, deadline=None)
+
+
+async def reason_of(events: Any) -> str:
+    with pytest.raises(WeftError) as raised:
+        await read_all(events)
+    return reason_name(raised.value.reason)
+
+
+async def first_deltas(events: Any, model: ScriptedModel, count: int) -> list[ChatEvent]:
+    """Each is read before the next is written."""
+    got: list[ChatEvent] = []
+    for _ in range(count):
+        model.allow(1)
+        got.append(await anext(events))
+    return got

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from contextlib import aclosing
-from pathlib import Path
 
 import pytest
 
@@ -13,16 +11,6 @@ from tests.servers.chat_room import ScriptedModel, chat_room, question, read_all
 from weftd import errors
 from weftd.errors import reason_name
 from weftd.stores.records.engine import Records
-from weftd.stores.records.migrate import migrate
-
-
-@pytest.fixture
-async def records(tmp_path: Path) -> AsyncIterator[Records]:
-    url = f"sqlite:///{tmp_path / 'records.db'}"
-    migrate(url)
-    opened = Records(url)
-    yield opened
-    await opened.close()
 
 
 async def test_one_tenant_cannot_take_all_places(records: Records) -> None:

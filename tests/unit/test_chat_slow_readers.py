@@ -3,36 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from contextlib import aclosing
-from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.servers.chat_room import ScriptedModel, chat_room, question, read_all, text_of, until
-from weft.v1.chat_pb2 import ChatEvent
+from tests.servers.chat_room import ScriptedModel, chat_room, first_deltas, question, read_all, text_of, until
 from weftd.errors import NotFound
 from weftd.stores.records.engine import Records
-from weftd.stores.records.migrate import migrate
-
-
-@pytest.fixture
-async def records(tmp_path: Path) -> AsyncIterator[Records]:
-    url = f"sqlite:///{tmp_path / 'records.db'}"
-    migrate(url)
-    opened = Records(url)
-    yield opened
-    await opened.close()
-
-
-async def first_deltas(events: Any, model: ScriptedModel, count: int) -> list[ChatEvent]:
-    """Each is read before the next is written."""
-    got: list[ChatEvent] = []
-    for _ in range(count):
-        model.allow(1)
-        got.append(await anext(events))
-    return got
 
 
 async def test_deltas_come_together_while_every_reader_is_behind(records: Records) -> None:

@@ -1,12 +1,10 @@
-"""Turns in one process: what a reader gets, and how a turn ends."""
+"""Turns in one process: what a reader gets."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
 from contextlib import aclosing
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,56 +14,24 @@ from tests.servers.chat_room import (
     ScriptedModel,
     ScriptedSearch,
     chat_room,
+    first_deltas,
+    kept,
     question,
     read_all,
+    reason_of,
+    resume,
     text_of,
     until,
 )
 from weft.v1 import error_reason_pb2 as reasons
-from weft.v1.chat_pb2 import ChatEvent, RateAnswerRequest
+from weft.v1.chat_pb2 import RateAnswerRequest
 from weft.v1.common_pb2 import Message
 from weftd import errors
-from weftd.chat.room import ChatTurns
 from weftd.rpc.drain import Drain
 from weftd.stores.records import conversations, handover
 from weftd.stores.records.engine import Records
-from weftd.stores.records.migrate import migrate
 
 TEXT = "".join(WORDS)
-CLOSED_WITHIN_S = 0.05
-
-
-@pytest.fixture
-async def records(tmp_path: Path) -> AsyncIterator[Records]:
-    url = f"sqlite:///{tmp_path / 'records.db'}"
-    migrate(url)
-    opened = Records(url)
-    yield opened
-    await opened.close()
-
-
-async def kept(records: Records, conversation_id: str = "c1") -> list[tuple[str, str, str]]:
-    rows = await records.read(lambda c: conversations.page(c, "acme", conversation_id, 100))
-    return [(row.role, row.content, row.status) for row in rows]
-
-
-def resume(turns: ChatTurns, after_seq: int = 0, **more: Any) -> Any:
-    key = {"tenant": "acme", "conversation_id": "c1", "request_id": "r1"} | more
-    return turns.resume(**key, after_seq=after_seq, resumable=True, deadline=None)
-
-
-async def reason_of(events: Any) -> str:
-    with pytest.raises(errors.WeftError) as raised:
-        await read_all(events)
-    return errors.reason_name(raised.value.reason)
-
-
-async def first_deltas(events: Any, model: ScriptedModel, count: int) -> list[ChatEvent]:
-    got: list[ChatEvent] = []
-    for _ in range(count):
-        model.allow(1)
-        got.append(await anext(events))
-    return got
 
 
 async def test_an_answer_is_deltas_then_refs_then_done(records: Records) -> None:
@@ -253,124 +219,6 @@ async def test_a_connection_cut_after_any_event_loses_nothing(records: Records, 
     assert [event.seq for event in got] == list(range(1, len(got) + 1))
     assert got[-1].type == "done"
     assert len(model.requests) == 1
-
-
-async def assert_closed(model: ScriptedModel, since: float) -> None:
-    """The model's generator was closed in time, and wrote nothing afterwards."""
-    await until(lambda: model.open == 0)
-    assert model.closed_at[-1] - since < CLOSED_WITHIN_S
-    written = model.written
-    model.allow()
-    await asyncio.sleep(0.01)
-    assert model.written == written
-
-
-async def test_a_turn_that_is_not_resumable_ends_when_its_reader_leaves(records: Records) -> None:
-    model = ScriptedModel(paced=True)
-    async with chat_room(records, model) as turns:
-        events = turns.ask("acme", question(), None)
-        await first_deltas(events, model, 2)
-        left = time.monotonic()
-        await events.aclose()
-        await assert_closed(model, left)
-        await until(lambda: turns.running == 0)
-        again = await read_all(resume(turns))
-    assert again[-1].reason == "TURN_CANCELLED"
-    assert (await kept(records))[1] == ("assistant", "".join(WORDS[:2]), "cancelled")
-
-
-async def test_a_resumable_turn_waits_its_grace(records: Records) -> None:
-    model = ScriptedModel(paced=True)
-    async with chat_room(records, model, resume_grace_s=0.1) as turns:
-        events = turns.ask("acme", question(resumable=True), None)
-        await first_deltas(events, model, 1)
-        left = time.monotonic()
-        await events.aclose()
-        await until(lambda: model.open == 0)
-        assert 0.09 < model.closed_at[-1] - left < 1.1
-        await until(lambda: turns.running == 0)
-        assert (await read_all(resume(turns)))[-1].reason == "TURN_CANCELLED"
-
-
-async def test_one_of_two_readers_may_leave(records: Records) -> None:
-    model = ScriptedModel(paced=True)
-    async with chat_room(records, model) as turns:
-        first, second = turns.ask("acme", question(), None), resume(turns)
-        await first_deltas(first, model, 1)
-        assert (await anext(second)).seq == 1
-        await first.aclose()
-        model.allow()
-        assert [event.type for event in await read_all(second)][-1] == "done"
-
-
-@pytest.mark.parametrize("resumable", [False, True])
-async def test_cancel_ends_a_turn_at_once(records: Records, resumable: bool) -> None:
-    model = ScriptedModel(paced=True)
-    async with chat_room(records, model) as turns:
-        events = turns.ask("acme", question(resumable=resumable), None)
-        await first_deltas(events, model, 2)
-        asked = time.monotonic()
-        assert await turns.cancel("acme", "c1", "r1") == "cancelled"
-        await assert_closed(model, asked)
-        rest = await read_all(events)
-        assert [(event.type, event.reason) for event in rest] == [("error", "TURN_CANCELLED")]
-        assert await turns.cancel("acme", "c1", "r1") == "ended"
-        assert await read_all(resume(turns, after_seq=2)) == rest
-    assert (await kept(records))[1] == ("assistant", "".join(WORDS[:2]), "cancelled")
-
-
-async def test_cancel_ends_the_search_too(records: Records) -> None:
-    search = ScriptedSearch()
-    search.stuck = True
-    async with chat_room(records, search=search) as turns:
-        reading = asyncio.create_task(read_all(turns.ask("acme", question(), None)))
-        await until(lambda: bool(search.requests))
-        asked = time.monotonic()
-        await turns.cancel("acme", "c1", "r1")
-        assert search.closed_at[-1] - asked < CLOSED_WITHIN_S
-        assert [(event.reason, event.seq) for event in await reading] == [("TURN_CANCELLED", 1)]
-
-
-async def test_a_passed_deadline_ends_a_resumable_turn_too(records: Records) -> None:
-    model = ScriptedModel(paced=True)
-    async with chat_room(records, model) as turns:
-        deadline = asyncio.get_running_loop().time() + 0.2
-        events = turns.ask("acme", question(resumable=True), deadline)
-        got = await first_deltas(events, model, 1) + await read_all(events)
-        assert got[-1].reason == "DEADLINE_EXCEEDED"
-        assert model.closed_at[-1] - deadline < CLOSED_WITHIN_S
-        assert await read_all(resume(turns)) == got
-
-
-async def test_a_reader_that_goes_at_its_deadline_takes_the_turn_along(records: Records) -> None:
-    model = ScriptedModel(paced=True)
-    async with chat_room(records, model) as turns:
-        deadline = asyncio.get_running_loop().time() + 0.02
-        events = turns.ask("acme", question(resumable=True), deadline)
-        await first_deltas(events, model, 1)
-        await events.aclose()
-        await until(lambda: turns.running == 0)
-        assert (await read_all(resume(turns)))[-1].reason == "DEADLINE_EXCEEDED"
-
-
-async def test_a_turn_lasts_so_long_at_most(records: Records) -> None:
-    async with chat_room(records, ScriptedModel(paced=True), max_turn_s=0.05) as turns:
-        events = await read_all(turns.ask("acme", question(), None))
-    assert [event.reason for event in events] == ["DEADLINE_EXCEEDED"]
-
-
-async def test_deleting_a_conversation_ends_its_turn(records: Records) -> None:
-    model = ScriptedModel(paced=True)
-    async with chat_room(records, model) as turns:
-        events = turns.ask("acme", question(), None)
-        await first_deltas(events, model, 1)
-        asked = time.monotonic()
-        await turns.delete("acme", "c1")
-        await assert_closed(model, asked)
-        assert (await read_all(events))[-1].reason == "TURN_CANCELLED"
-        assert await reason_of(resume(turns)) == "CONVERSATION_NOT_FOUND"
-        with pytest.raises(errors.NotFound):
-            await turns.delete("acme", "c1")
 
 
 async def test_too_many_turns_are_refused_with_a_hint(records: Records) -> None:
