@@ -22,7 +22,7 @@ from pathlib import Path
 
 import psutil
 
-from bench.disturbed import Account, disturbed, gone
+from bench.disturbed import Account, disturbed, gone, until_started
 from bench.setting import processes, table
 from tests.servers.mesh import Mesh
 from tests.servers.model_mesh import ModelMesh, running_model_mesh
@@ -51,7 +51,7 @@ async def _kill(mesh: Mesh, victim: str) -> None:
         mesh.processes["up"].wait()
         psutil.wait_procs([each for name, each in running.items() if name != victim], timeout=30)
         mesh.start("up", "up")
-        await asyncio.to_thread(_until_started, mesh)
+        await asyncio.to_thread(until_started, mesh)
 
 
 def _running(mesh: Mesh, victim: str) -> dict[str, psutil.Process]:
@@ -59,16 +59,6 @@ def _running(mesh: Mesh, victim: str) -> dict[str, psutil.Process]:
     while victim not in (running := processes(mesh)):
         time.sleep(0.05)
     return running
-
-
-def _until_started(mesh: Mesh) -> None:
-    """Until all of it has started: it ends where one of its processes dies before."""
-    up, said = mesh.processes["up"], [""]
-    while said[0] != str(up.pid) or len(said) < 2:
-        if up.poll() is not None:
-            raise RuntimeError(mesh.logs())
-        time.sleep(0.1)
-        said = (mesh.data / "up.lock").read_text().splitlines() or [""]
 
 
 def unlimited_mesh(directory: Path) -> AbstractContextManager[ModelMesh]:
