@@ -68,24 +68,20 @@ async def soak(mesh: Mesh, minutes: float) -> Soaked:
     most = await _load(mesh, token, "grpc", "--callers", "16", "--duration", "10")
     soaked.per_second = most["qps"] / 2
     until = time.monotonic() + minutes * 60
-    beside = [
-        asyncio.create_task(work) for work in (_sample(mesh, soaked), _datasets(mesh), _leave(mesh, token))
-    ]
-    number = 0
-    while time.monotonic() < until:
-        transport = TRANSPORTS[number % len(TRANSPORTS)]
-        number += 1
-        rate = ("--rate", f"{soaked.per_second:.2f}", "--duration", f"{_PIECE_S:.0f}")
-        measured = await _load(mesh, token, transport, *rate)
-        soaked.turns += measured["answered"]
-        for reason, count in measured["errors"].items():
-            soaked.errors[reason] = soaked.errors.get(reason, 0) + count
+    async with asyncio.TaskGroup() as group:
+        beside = [
+            group.create_task(work) for work in (_sample(mesh, soaked), _datasets(mesh), _leave(mesh, token))
+        ]
+        for transport in itertools.cycle(TRANSPORTS):
+            if time.monotonic() >= until:
+                break
+            rate = ("--rate", f"{soaked.per_second:.2f}", "--duration", f"{_PIECE_S:.0f}")
+            measured = await _load(mesh, token, transport, *rate)
+            soaked.turns += measured["answered"]
+            for reason, count in measured["errors"].items():
+                soaked.errors[reason] = soaked.errors.get(reason, 0) + count
         for task in beside:
-            if task.done():
-                task.result()  # it failed
-    for task in beside:
-        task.cancel()
-    await asyncio.gather(*beside, return_exceptions=True)
+            task.cancel()
     return soaked
 
 
@@ -126,13 +122,13 @@ async def _datasets(mesh: Mesh) -> None:
     """A dataset comes and goes."""
     with client(mesh) as rest:
         for number in itertools.count():
-            name = f"passing-{number}"
-            await asyncio.to_thread(_dataset, rest, name)
+            await asyncio.to_thread(_dataset, rest, number)
             await asyncio.sleep(30)
 
 
-def _dataset(rest: httpx.Client, name: str) -> None:
-    files = {"file": ("passing.txt", prose(seed=hash(name), words=2_000).encode())}
+def _dataset(rest: httpx.Client, number: int) -> None:
+    name = f"passing-{number}"
+    files = {"file": ("passing.txt", prose(seed=number, words=2_000).encode())}
     rest.post("/api/v1/knowledge/upload", data={"dataset_id": name}, files=files).raise_for_status()
     rest.post("/api/v1/knowledge/index", json={"dataset_id": name}).raise_for_status()
     indexed(rest, name)
