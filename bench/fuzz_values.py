@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from typing import Any
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
@@ -129,6 +128,6 @@ def as_json(value: Any) -> bytes:
     return json.dumps(value).encode()
 
 
-bodies: Callable[[Descriptor], st.SearchStrategy[bytes]] = lambda message: st.builds(  # noqa: E731
-    lambda fields, how: garbled(as_json(fields), how), fields_of(message), garbling
-)
+def bodies(message: Descriptor) -> st.SearchStrategy[bytes]:
+    """JSON bodies that are nearly messages of this type."""
+    return st.builds(lambda fields, how: garbled(as_json(fields), how), fields_of(message), garbling)

@@ -63,12 +63,12 @@ class Server:
         self._channels: list[grpc.aio.Channel] = []
 
     def resident(self) -> dict[str, float]:
-        """KiB by process; children count with their parent."""
+        """KiB of Envoy and of the Python server; children count with their parent."""
         found = {}
         for name, process in self.mesh.processes.items():
             known = psutil.Process(process.pid)
             family = [known, *known.children(recursive=True)]
-            found[name] = sum(each.memory_info().rss for each in family) / 1024
+            found["Envoy" if name == "envoy" else "Python"] = sum(each.memory_info().rss for each in family) / 1024
         return found
 
     async def active(self) -> int:
