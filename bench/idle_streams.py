@@ -68,7 +68,9 @@ class Server:
         for name, process in self.mesh.processes.items():
             known = psutil.Process(process.pid)
             family = [known, *known.children(recursive=True)]
-            found["Envoy" if name == "envoy" else "Python"] = sum(each.memory_info().rss for each in family) / 1024
+            found["Envoy" if name == "envoy" else "Python"] = (
+                sum(each.memory_info().rss for each in family) / 1024
+            )
         return found
 
     async def active(self) -> int:
