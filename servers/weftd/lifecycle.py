@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from typing import Final, Protocol
+from collections.abc import Iterable
+from typing import Any, Final, Protocol
 
 import structlog
 
@@ -43,8 +44,17 @@ class StopSignals:
         (self.second if self.first.is_set() else self.first).set()
 
 
-async def run_until_stopped(server: Stoppable, health: Health, drain: Drain, *, notice_s: float) -> None:
+async def run_until_stopped(
+    server: Stoppable,
+    health: Health,
+    drain: Drain,
+    *,
+    notice_s: float,
+    beside: Iterable[asyncio.Task[Any]] = (),
+) -> None:
     """Serves until SIGTERM or SIGINT, then drains and stops `server`; a second signal stops it at once.
+
+    `beside` runs as long as the server: where one of them ends before, so does this, with its exception.
 
     `notice_s` is how long calls are still expected after health says NOT_SERVING: longer than the
     interval in which a proxy asks. After it, and after the calls that are open have ended or
@@ -53,7 +63,7 @@ async def run_until_stopped(server: Stoppable, health: Health, drain: Drain, *, 
     with StopSignals() as signals:
         watching = asyncio.create_task(health.watch())
         try:
-            await signals.first.wait()
+            await _until_signal(signals, watching, *beside)
             finishing = asyncio.create_task(_finish(health, drain, notice_s))
             hurrying = asyncio.create_task(signals.second.wait())
             try:
@@ -67,6 +77,18 @@ async def run_until_stopped(server: Stoppable, health: Health, drain: Drain, *, 
             await asyncio.gather(watching, return_exceptions=True)
             await server.stop(None)
             log.info("stopped", cut_calls=drain.open_calls)
+
+
+async def _until_signal(signals: StopSignals, *running: asyncio.Task[Any]) -> None:
+    asked = asyncio.create_task(signals.first.wait())
+    try:
+        ended, _ = await asyncio.wait({asked, *running}, return_when=asyncio.FIRST_COMPLETED)
+        for task in ended - {asked}:
+            task.result()
+            raise RuntimeError(f"{task.get_name()} ended, and should run as long as the server.")
+    finally:
+        asked.cancel()
+        await asyncio.gather(asked, return_exceptions=True)
 
 
 async def _finish(health: Health, drain: Drain, notice_s: float) -> None:

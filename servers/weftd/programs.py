@@ -65,9 +65,11 @@ async def serve(settings: Settings, names: Sequence[ServiceName]) -> None:
                 bind(server, address)
         await server.start()
         stack.push_async_callback(server.stop, None)
+        beside = []
         if "edge" in names:
             listening = asyncio.get_running_loop().create_future()
-            edge = asyncio.create_task(_serve_edge(settings, drain, listening.set_result))
+            edge = asyncio.create_task(_serve_edge(settings, drain, listening.set_result), name="edge")
+            beside.append(edge)
             stack.push_async_callback(_cancel, edge)
             await asyncio.wait({edge, listening}, return_when=asyncio.FIRST_COMPLETED)
             if edge.done():
@@ -83,7 +85,7 @@ async def serve(settings: Settings, names: Sequence[ServiceName]) -> None:
         gc.freeze()
         announce_ready()
         log.info("ready", services=list(names))
-        await run_until_stopped(server, health, drain, notice_s=_NOTICE_S)
+        await run_until_stopped(server, health, drain, notice_s=_NOTICE_S, beside=beside)
 
 
 def services_of(names: Sequence[ServiceName]) -> list[ServiceName]:

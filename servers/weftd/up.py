@@ -7,6 +7,7 @@ import contextlib
 import socket
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import IO
 
 from rich.console import Console
@@ -61,7 +62,8 @@ async def _run(settings: Settings, count: int, console: Console, lock: IO[str]) 
 
     async def announce(workers: Sequence[Settings]) -> None:
         with plainly():
-            await envoy.update(compose.envoy_config(_together(workers)))
+            fresh = compose.envoy_config(_together(workers))
+            await envoy.update(replace(envoy.config, services=fresh.services, edge=fresh.edge))
 
     services = Workers(count, make_services, settings.drain_grace_s, announce)
     jobs = Workers(1, make_jobs, 0)

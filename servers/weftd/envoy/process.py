@@ -86,6 +86,11 @@ class EnvoyProcess:
         self._contract_tried: bytes | None = None
 
     @property
+    def config(self) -> EnvoyConfig:
+        """What is in force."""
+        return self._config
+
+    @property
     def address(self) -> Endpoint:
         """Where clients reach it; the port is the real one, also where 0 was asked for."""
         return self._address

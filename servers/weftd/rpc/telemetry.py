@@ -133,6 +133,8 @@ class _Server(ThreadingMixIn, WSGIServer):
 
 
 class _SilentHandler(WSGIRequestHandler):
+    timeout = 10  # seconds, for each read
+
     def log_message(self, *_args: object) -> None:
         pass
 

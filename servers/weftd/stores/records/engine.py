@@ -12,6 +12,7 @@ import contextlib
 import fcntl
 import os
 import threading
+import time
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -30,6 +31,8 @@ T = TypeVar("T")
 
 _GROUP_LIMIT = 256
 _BUSY_TIMEOUT_S = 10
+_TURN_LIMIT_S = 1.0
+_TURN_POLL_S = 0.0005
 # libpq: a server that fell silent, with its machine or its network, is noticed within 20 s, not after hours.
 NOTICE_SILENCE = {
     "connect_timeout": 3,
@@ -134,23 +137,31 @@ class Records:
             try:
                 results = self._commit(group)
             finally:
-                self._lock_turn(fcntl.LOCK_UN)
+                self._pass_turn()
             deliver(group, results)
 
     def _await_turn(self) -> int:
         """How many writes the next group may have, once other processes let this one write.
 
         SQLite has one writer, and one that finds it at work sleeps, longer each time: two busy processes
-        together write no more than one. The kernel wakes the next as soon as the lock is free.
+        together write no more than one. This lock saves time only, for SQLite has its own: where another
+        process is stopped with it, or the file system has none, the writer does without.
         """
-        self._lock_turn(fcntl.LOCK_EX)
+        give_up_at = time.monotonic() + _TURN_LIMIT_S
+        while self._turn is not None and time.monotonic() < give_up_at:
+            try:
+                fcntl.flock(self._turn, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                time.sleep(_TURN_POLL_S)
+            except OSError:
+                break
         return _GROUP_LIMIT
 
-    def _lock_turn(self, how: int) -> None:
+    def _pass_turn(self) -> None:
         if self._turn is not None:
-            # It saves time only, SQLite has locks of its own: a file system without this one may do without.
             with contextlib.suppress(OSError):
-                fcntl.flock(self._turn, how)
+                fcntl.flock(self._turn, fcntl.LOCK_UN)
 
     def _commit(self, group: Sequence[Queued]) -> list[Any]:
         """The result or the exception of each write of the group."""
