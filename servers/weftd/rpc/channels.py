@@ -42,10 +42,11 @@ _OPTIONS: Final = [
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1_000),
-    ("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}'),
     # Proxies of the environment are for the internet, not for the mesh.
     ("grpc.enable_http_proxy", 0),
 ]
+
+_IN_TURN: Final = ("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}')
 
 Stub = TypeVar("Stub")
 Request = TypeVar("Request")
@@ -66,7 +67,10 @@ class Peers:
         """
         channel = self._channels.get(address)
         if channel is None:
-            channel = self._channels[address] = grpc.aio.insecure_channel(address, options=_OPTIONS)
+            # One server alone is connected to when it is called: after it was gone, a call waits for it.
+            several = "," in address or address.startswith("dns:")
+            options = [*_OPTIONS, _IN_TURN] if several else _OPTIONS
+            channel = self._channels[address] = grpc.aio.insecure_channel(address, options=options)
         stub = kind(channel)
         for method in vars(stub).values():
             self._names[method] = name
