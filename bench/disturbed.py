@@ -30,11 +30,11 @@ from weft.v1 import models_pb2_grpc
 from weft.v1.chat_pb2 import ChatEvent, GetConversationRequest, StreamChatRequest
 from weft.v1.models_pb2 import ListModelsRequest
 
-__all__ = ["Account", "disturbed", "gone", "until_started", "workers_of"]
+__all__ = ["Account", "disturbed", "gone", "workers_of"]
 
 TRANSPORTS = ("grpc", "web", "rest", "converse", "ws")
 # A client asks again for so long. A killed `weft up` with all services needs seconds to be back.
-_PATIENCE_S = 60.0
+_PATIENCE_S = 120.0
 _TENANT = "disturbed"
 _BROKEN = (
     grpc.aio.AioRpcError,
@@ -242,16 +242,6 @@ def workers_of(mesh: Mesh) -> list[psutil.Process]:
         for child in psutil.Process(mesh.processes["up"].pid).children()
         if "serve" in child.cmdline()[3:4]
     ]
-
-
-def until_started(mesh: Mesh) -> None:
-    """Until all of `weft up` has started: it ends where one of its processes dies before."""
-    up, said = mesh.processes["up"], [""]
-    while said[0] != str(up.pid) or len(said) < 2:
-        if up.poll() is not None:
-            raise RuntimeError(mesh.logs())
-        time.sleep(0.1)
-        said = (mesh.data / "up.lock").read_text().splitlines() or [""]
 
 
 async def gone(process: psutil.Process) -> None:

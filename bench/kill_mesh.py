@@ -22,7 +22,7 @@ from pathlib import Path
 
 import psutil
 
-from bench.disturbed import Account, disturbed, gone, until_started
+from bench.disturbed import Account, disturbed, gone
 from bench.setting import processes, table
 from tests.servers.mesh import Mesh
 from tests.servers.model_mesh import ModelMesh, running_model_mesh
@@ -51,7 +51,7 @@ async def _kill(mesh: Mesh, victim: str) -> None:
         mesh.processes["up"].wait()
         psutil.wait_procs([each for name, each in running.items() if name != victim], timeout=30)
         mesh.start("up", "up")
-        await asyncio.to_thread(until_started, mesh)
+        await asyncio.to_thread(mesh.wait_started)
 
 
 def _running(mesh: Mesh, victim: str) -> dict[str, psutil.Process]:

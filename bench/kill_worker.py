@@ -23,7 +23,7 @@ from pathlib import Path
 
 import httpx
 
-from bench.disturbed import Account, disturbed, gone, until_started, workers_of
+from bench.disturbed import Account, disturbed, gone, workers_of
 from bench.setting import table
 from tests.servers.mesh import Mesh, free_port
 from tests.servers.model_mesh import ModelMesh, running_model_mesh
@@ -40,7 +40,7 @@ def two_workers(directory: Path) -> Iterator[ModelMesh]:
     }
     with running_model_mesh(directory, "two", more) as running:
         asyncio.run(both_serve(running.mesh))
-        until_started(running.mesh)  # its job process, at the lowest priority, comes last
+        running.mesh.wait_started()  # its job process, at the lowest priority, comes last
         yield running
 
 

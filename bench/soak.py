@@ -6,7 +6,7 @@
 again as soon as they are answered; then half of that is asked, on every transport in turn, while a dataset
 is uploaded, indexed and deleted every half minute and some streams are left in the middle. Flat: after a
 warm-up of a fifth of the time, the least of the last two fifths is above the least of the two before by less
-than a twentieth, and 1 MiB or one more.
+than a twentieth, and 1 MiB or one more (of threads 16: pools are filled when they are needed).
 """
 
 from __future__ import annotations
@@ -51,14 +51,17 @@ def troughs(samples: list[float]) -> tuple[float, float]:
     return min(samples[fifth : 3 * fifth]), min(samples[3 * fifth :])
 
 
-def is_flat(samples: list[float]) -> bool:
+def is_flat(what: str, samples: list[float]) -> bool:
+    # Pools of threads are filled when there is more to do for a moment.
+    slack = 16 if what == "threads" else 1
     before, after = troughs(samples)
-    return after <= before * 1.05 + 1
+    return after <= before * 1.05 + slack
 
 
 async def soak(mesh: Mesh, minutes: float) -> Soaked:
     """The mesh must serve its metrics at WEFT_METRICS_ADDRESS."""
     soaked = Soaked()
+    await asyncio.to_thread(mesh.wait_started)
     with client(mesh) as rest:
         files = {"file": ("notes.txt", prose(seed=1, words=5_000).encode())}
         rest.post("/api/v1/knowledge/upload", data={"dataset_id": "kept"}, files=files).raise_for_status()
@@ -157,7 +160,7 @@ def main() -> None:
     rows = []
     for (name, what), samples in soaked.samples.items():
         before, after = troughs(samples)
-        rows.append([name, what, f"{before:.0f}", f"{after:.0f}", "yes" if is_flat(samples) else "NO"])
+        rows.append([name, what, f"{before:.0f}", f"{after:.0f}", "yes" if is_flat(what, samples) else "NO"])
     table(["process", "what", "least before", "least at the end", "flat"], rows)
     errors = ", ".join(f"{reason} {count}" for reason, count in soaked.errors.items()) or "none"
     print(

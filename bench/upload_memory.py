@@ -27,6 +27,7 @@ Growth = dict[str, float]
 def measure(mesh: Mesh, scratch: Path, rounds: int = 1) -> dict[str, Growth]:
     """The growth during each upload, over what each process had before the first."""
     watched = {name: each for name, each in processes(mesh).items() if name != "parser"}
+    mesh.wait_started()  # or the job process still grows
     token = mesh.token("uploads")
     grown: dict[str, Growth] = {}
     with client(mesh, "uploads") as rest:

@@ -171,7 +171,7 @@ def load(
     rate: Annotated[
         float | None, typer.Option(min=0.01, max=100_000, help="Open loop: turns a second, answered or not.")
     ] = None,
-    duration: Annotated[float, typer.Option(min=0.1, help="Seconds that are measured.")] = 10,
+    duration: Annotated[float, typer.Option(min=0.1, max=86_400, help="Seconds that are measured.")] = 10,
     requests: Annotated[
         int | None, typer.Option(min=1, help="Turns to measure, instead of a duration.")
     ] = None,
@@ -194,6 +194,8 @@ def load(
 
     if callers is not None and rate is not None:
         _fail("--callers is a closed loop and --rate an open one: give one of them.")
+    if not all(0 < len(each.strip()) <= 32_000 for each in question or []):
+        _fail("--question has 1 to 32,000 characters.")
     try:
         plan = Plan(
             transport=transport,

@@ -27,13 +27,18 @@ async def serve_control(lock: IO[str], restart: Callable[[Callable[[str], None]]
     A restart that has begun goes on when he leaves.
     """
 
-    async def answer(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    restarting = asyncio.Lock()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         def tell(line: str) -> None:
             if not writer.is_closing():
                 writer.write(f"{line}\n".encode())
 
         try:
-            await restart(lambda name: tell(f"  {name}"))
+            async with restarting:
+                if reader.at_eof():
+                    return  # he left while another's restart ran
+                await restart(lambda name: tell(f"  {name}"))
             tell(f"{_DONE} Restarted.")
         except (ChildFailed, CannotStart) as error:
             tell(f"{_FAILED} {' '.join(str(error).removeprefix(_FAILED).split())}")
@@ -74,7 +79,8 @@ async def ask(data: Path) -> AsyncIterator[str]:
 
 
 def _sockets(data: Path) -> list[str]:
-    contents = [file.read_text(encoding="utf-8").splitlines() for file in sorted(data.glob("*.lock"))]
+    locks = sorted(data.glob("*.lock"))
+    contents = [file.read_text(encoding="utf-8", errors="replace").splitlines() for file in locks]
     return [lines[1] for lines in contents if len(lines) > 1]
 
 

@@ -84,6 +84,15 @@ class Mesh:
                 raise RuntimeError(f"not ready after {timeout_s} s: {missing}\n{self.logs()}")
             time.sleep(0.1)
 
+    def wait_started(self) -> None:
+        """Until all of `weft up` has started, the job process too; RuntimeError where it ended instead."""
+        up, said = self.processes["up"], [""]
+        while said[0] != str(up.pid) or len(said) < 2:
+            if up.poll() is not None:
+                raise RuntimeError(self.logs())
+            time.sleep(0.1)
+            said = (self.data / "up.lock").read_text().splitlines() or [""]
+
     def _answers(self, path: str, token: str, body: bytes | None = None) -> bool:
         headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
         request = urllib.request.Request(self.url + path, data=body, headers=headers)

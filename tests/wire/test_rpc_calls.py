@@ -26,6 +26,8 @@ from weft.v1 import (
     retrieval_pb2,
 )
 
+TRACEPARENT = f"00-{'a' * 32}-{'b' * 16}-01"
+
 
 @pytest.fixture
 async def mesh() -> AsyncIterator[Mesh]:
@@ -35,13 +37,18 @@ async def mesh() -> AsyncIterator[Mesh]:
 
 async def test_a_call_knows_its_caller(mesh: Mesh) -> None:
     call = mesh.stub.ListModels(
-        models_request(), metadata=bearer(x_request_id="r-1", traceparent="00-a-b-01"), timeout=5
+        models_request(), metadata=bearer(x_request_id="r-1", traceparent=TRACEPARENT), timeout=5
     )
     await call
     known = mesh.models.callers[0]
     assert (known.tenant, known.subject, known.request_id) == ("acme", "u1", "r-1")
-    assert known.traceparent == "00-a-b-01"
+    assert known.traceparent == TRACEPARENT
     assert 4 < (known.time_left_s() or 0) <= 5
+
+
+async def test_a_traceparent_that_is_none_goes_no_further(mesh: Mesh) -> None:
+    await mesh.stub.ListModels(models_request(), metadata=bearer(traceparent="00-a-b-01"), timeout=5)
+    assert mesh.models.callers[0].traceparent == ""
 
 
 async def test_a_missing_request_id_is_made_and_told(mesh: Mesh) -> None:

@@ -245,6 +245,7 @@ class ChatTurns:
         fingerprint: bytes | None,
     ) -> AsyncGenerator[ChatEvent, None]:
         """The events after `after_seq` until the last, wherever the turn runs, has run or comes to run."""
+        was_there = turn is not None
         while True:
             if turn is not None:
                 if fingerprint is not None and turn.fingerprint != fingerprint:
@@ -259,7 +260,14 @@ class ChatTurns:
                 if turn.state is State.ENDED and after_seq >= turn.seq:
                     _check_after(after_seq, turn.seq)
                     return
-            stored, batch, alive = await self._look(key, after_seq)
+            try:
+                stored, batch, alive = await self._look(key, after_seq)
+            except NotFound:
+                if not was_there:
+                    raise
+                yield CANCELLED.event(after_seq + 1)  # its conversation was deleted, at another process
+                return
+            was_there = True
             if fingerprint is not None and stored.fingerprint != fingerprint:
                 raise request_id_reused()
             for event in batch:

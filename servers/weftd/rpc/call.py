@@ -101,7 +101,7 @@ class Call:
             elif key == "x-request-id":
                 given_id = value
             elif key == "traceparent":
-                traceparent = value
+                traceparent = value if caller.TRACEPARENT.fullmatch(value) else ""
             elif key in _TENANT_KEYS and value:
                 tenants.append(value)
             elif key == wire.EDGE_KEY:

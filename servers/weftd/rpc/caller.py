@@ -13,7 +13,7 @@ from typing import Final
 
 from weftd.rpc.tracing import StartSpan
 
-_TRACEPARENT: Final = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+TRACEPARENT: Final = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +87,6 @@ def onward() -> dict[str, str]:
     if current is None:
         return {}
     headers = {"x-request-id": current.request_id}
-    if _TRACEPARENT.fullmatch(current.traceparent):  # else a client's, for which nobody here vouches
+    if TRACEPARENT.fullmatch(current.traceparent):  # else a client's, for which nobody here vouches
         headers["traceparent"] = current.traceparent
     return headers
