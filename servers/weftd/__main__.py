@@ -33,6 +33,10 @@ app.add_typer(evaluate, name="eval")
 _console = Console(stderr=True)
 
 
+# What gRPC itself logs is for those who mend gRPC, and no JSON: only its errors.
+os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+
+
 def main() -> None:
     """Runs the command; an error that is the user's to mend is one line, not a traceback."""
     from weftd.compose import CannotStart
@@ -159,8 +163,12 @@ def token(
 @app.command()
 def load(
     address: Annotated[
-        str, typer.Option(help="host:port of the mesh, or https://host for TLS.", envvar="WEFT_ADDRESS")
-    ] = "127.0.0.1:8080",
+        str | None,
+        typer.Option(
+            help="host:port of the mesh, or https://host for TLS. None: the port of WEFT_PORT here.",
+            envvar="WEFT_ADDRESS",
+        ),
+    ] = None,
     ca: Annotated[
         Path | None, typer.Option(exists=True, dir_okay=False, help="With TLS: whom to trust (PEM).")
     ] = None,
@@ -199,7 +207,7 @@ def load(
     try:
         plan = Plan(
             transport=transport,
-            target=target(address, ca.read_bytes() if ca else None),
+            target=target(address or f"127.0.0.1:{Settings().port}", ca.read_bytes() if ca else None),
             token=load_token(),
             questions=tuple(question or ["What is the notice period?"]),
             callers=callers or processes,

@@ -35,6 +35,7 @@ async def serve_control(lock: IO[str], restart: Callable[[Callable[[str], None]]
                 writer.write(f"{line}\n".encode())
 
         try:
+            tell("Another restart runs: this one waits for it." if restarting.locked() else "Restarting …")
             async with restarting:
                 if reader.at_eof():
                     return  # he left while another's restart ran

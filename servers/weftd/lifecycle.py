@@ -56,9 +56,9 @@ async def run_until_stopped(
 
     `beside` runs as long as the server: where one of them ends before, so does this, with its exception.
 
-    `notice_s` is how long calls are still expected after health says NOT_SERVING: longer than the
-    interval in which a proxy asks. After it, and after the calls that are open have ended or
-    `drain.grace_s` has passed, the server stops.
+    `notice_s` is how long calls are still expected, and taken, after health says NOT_SERVING: longer than
+    the interval in which a proxy asks. Then streams are told, and after the calls that are open have ended
+    or `drain.grace_s` has passed, the server stops.
     """
     with StopSignals() as signals:
         watching = asyncio.create_task(health.watch())
@@ -93,9 +93,10 @@ async def _until_signal(signals: StopSignals, *running: asyncio.Task[Any]) -> No
 
 async def _finish(health: Health, drain: Drain, notice_s: float) -> None:
     log.info("draining", open_calls=drain.open_calls, grace_s=drain.grace_s)
-    drain.begin()
-    await health.drain()
     loop = asyncio.get_running_loop()
     end = loop.time() + max(drain.grace_s, notice_s)
+    await health.drain()
+    # Until nobody sends new calls here any more, they are taken: whoever is told to go away goes elsewhere.
     await asyncio.sleep(notice_s)
+    drain.begin()
     await drain.wait_idle(end - loop.time())

@@ -17,7 +17,8 @@ import structlog
 
 from weft.v1.error_reason_pb2 import ERROR_REASON_BACKEND_UNAVAILABLE
 from weftd import compose
-from weftd.addresses import endpoint, grpc_target
+from weftd.addresses import endpoints, grpc_target
+from weftd.envoy.config import Endpoint
 from weftd.envoy.process import EnvoyProcess
 from weftd.errors import Unavailable
 from weftd.lifecycle import run_until_stopped
@@ -61,7 +62,7 @@ async def serve(settings: Settings, names: Sequence[ServiceName]) -> None:
         interceptor = CallInterceptor(compose.token_verifier(settings), drain, start_span)
         server = build_server(services, interceptor, health)
         with compose.plainly():
-            for address in sorted({str(endpoint(settings.address(name))) for name in services_of(names)}):
+            for address in sorted({str(_own_address(settings, name)) for name in services_of(names)}):
                 bind(server, address)
         await server.start()
         stack.push_async_callback(server.stop, None)
@@ -91,6 +92,16 @@ async def serve(settings: Settings, names: Sequence[ServiceName]) -> None:
 def services_of(names: Sequence[ServiceName]) -> list[ServiceName]:
     """Those that speak gRPC."""
     return [name for name in names if name != "edge"]
+
+
+def _own_address(settings: Settings, name: ServiceName) -> Endpoint:
+    found = endpoints(settings.address(name))
+    if len(found) > 1:
+        raise ValueError(
+            f"WEFT_{name.upper()}_ADDRESS={settings.address(name)} names {len(found)} addresses: "
+            f"run them all with `weft serve {name} --workers {len(found)}`, or name this process's own."
+        )
+    return found[0]
 
 
 async def _require_backends(health: Health) -> None:
@@ -133,7 +144,7 @@ async def _serve_edge(settings: Settings, drain: Drain, on_ready: Callable[[int]
         drain.started.is_set,
     )
     try:
-        listen = endpoint(settings.edge_address)
+        listen = _own_address(settings, "edge")
         await serve_edge(app, listen.host, listen.port, on_ready=on_ready)
     finally:
         await peers.close()

@@ -70,6 +70,7 @@ def test_restart_says_what_it_did(model_mesh: ModelMesh) -> None:
     done = restart(model_mesh.mesh)
     assert done.returncode == 0, done.stderr
     assert [line.strip() for line in done.stderr.splitlines()] == [
+        "Restarting …",
         "services-1",
         "services-2",
         "jobs",

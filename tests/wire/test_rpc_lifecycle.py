@@ -68,7 +68,7 @@ async def test_the_grace_is_bounded() -> None:
 async def test_a_second_signal_stops_at_once() -> None:
     server, drain = Server(), Drain(grace_s=60)
     drain.call_began()
-    running = asyncio.create_task(run_until_stopped(server, Health([]), drain, notice_s=30))
+    running = asyncio.create_task(run_until_stopped(server, Health([]), drain, notice_s=0))
     await asyncio.sleep(0)
     os.kill(os.getpid(), signal.SIGINT)
     await until(drain.started)

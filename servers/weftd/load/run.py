@@ -29,6 +29,7 @@ MOST_IN_FLIGHT: Final = 1000
 
 _TURN_TIMEOUT_S: Final = 120.0
 _TIDY_UP_S: Final = 15.0
+_AFTER_A_REFUSAL_S: Final = 0.1
 _DELETIONS_AT_ONCE: Final = 8
 
 
@@ -203,7 +204,7 @@ class Run:
                     if event.type in ("done", "error"):
                         reason = event.reason
         except WeftError as error:
-            reason = error.reason or _NAMES.get(type(error), type(error).__name__)
+            reason = error.reason or _NAMES.get(type(error), "failed")
         except TimeoutError:
             reason = "timed out"
         except Exception as error:  # an answer that cannot be read is counted and does not stop the run
@@ -212,6 +213,8 @@ class Run:
             await answer.aclose()
         self._errors += bool(reason)
         self.turns.append(Turn(intended_s, started_s, first_s, time.perf_counter(), events, reason))
+        if reason and not events:
+            await asyncio.sleep(_AFTER_A_REFUSAL_S)  # as a client would, and not as fast as it can
 
     def _caller(self) -> Caller:
         caller = self._connect()
