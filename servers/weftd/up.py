@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import socket
 import time
 from collections.abc import Callable, Sequence
@@ -25,6 +26,7 @@ __all__ = ["up"]
 
 # It gives way to all others, so on a busy machine its start takes long.
 _JOBS_LIMIT_S = 300
+_PORTS = (20_000, 32_768)
 
 
 async def up(settings: Settings, workers: int, console: Console) -> None:
@@ -101,11 +103,16 @@ async def _run(settings: Settings, count: int, console: Console, lock: IO[str]) 
 
 def _free_addresses() -> dict[str, str]:
     """Two loopback ports: one for all gRPC services, which share a process, one for the page."""
-    with socket.socket() as grpc, socket.socket() as edge:
-        for each in (grpc, edge):
-            each.bind(("127.0.0.1", 0))
-        addresses = [f"127.0.0.1:{each.getsockname()[1]}" for each in (grpc, edge)]
-    return {f"{name}_address": addresses[name == "edge"] for name in SERVICES}
+    grpc, edge = (f"127.0.0.1:{_free_port()}" for _ in range(2))
+    return {f"{name}_address": edge if name == "edge" else grpc for name in SERVICES}
+
+
+def _free_port() -> int:
+    """Below those that systems give to outgoing connections: one could take it while its worker is down."""
+    while True:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", random.randrange(*_PORTS)))
+            return int(probe.getsockname()[1])
 
 
 def _together(workers: Sequence[Settings]) -> Settings:
