@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 __all__ = ["foreign_page", "refusal"]
 
-_FOREIGN = "A page of another site asked. Allow its origin in the settings if it is yours."
+_FOREIGN = "A page of another site asked. Allow its origin with WEFT_ALLOWED_ORIGINS if it is yours."
 
 
 def refusal(
@@ -20,7 +20,7 @@ def refusal(
     """
     name = _host_name(headers.get("host", ""))
     if not (name and (_is_loopback(name) or name in {h.lower() for h in allowed_hosts})):
-        return "This host name is not known here. Open the page by its address, or allow it in the settings."
+        return "This host name is not known here. Open the page by its address, or set WEFT_ALLOWED_HOSTS."
     return foreign_page(headers, allowed_origins)
 
 

@@ -72,5 +72,5 @@ def _bound(host: str, port: int) -> socket.socket:
         raise OSError(
             errno.EADDRINUSE,
             f"Port {port} on {host}, where the page is served, is taken by another program. "
-            "Stop that one, or choose another port in the settings.",
+            "Stop that one, or choose another port with WEFT_EDGE_ADDRESS.",
         ) from None
