@@ -151,6 +151,7 @@ class _Load:
     async def _whole(self, transport: str, asked: StreamChatRequest) -> list[ChatEvent]:
         """Asks, and after each break once more, until the last event."""
         events: list[ChatEvent] = []
+        last: Exception | None = None
         until = time.monotonic() + _PATIENCE_S
         for attempt in itertools.count():
             stream: Stream | None = None
@@ -159,7 +160,7 @@ class _Load:
             request.after_seq = len(events)
             try:
                 stream = await getattr(self._client, transport)(request)
-                while (event := await stream.read()) is not None:
+                while (event := await stream.read()) is not None and (event.seq or event.type != "error"):
                     events.append(event)
                     if event.type in ("done", "error"):
                         self._account.resumed += attempt > 0

@@ -25,7 +25,7 @@ import httpx
 
 from bench.disturbed import Account, disturbed, gone, workers_of
 from bench.setting import table
-from tests.servers.mesh import Mesh, free_port
+from tests.servers.mesh import Mesh, free_port, two_free_ports
 from tests.servers.model_mesh import ModelMesh, running_model_mesh
 
 __all__ = ["kill_and_restart", "two_workers"]
@@ -36,6 +36,7 @@ def two_workers(directory: Path) -> Iterator[ModelMesh]:
     """`weft up --workers 2` with models at a known pace."""
     more = {
         "WEFT_ENVOY_METRICS_ADDRESS": f"127.0.0.1:{free_port()}",
+        "WEFT_METRICS_ADDRESS": f"127.0.0.1:{two_free_ports()}",
         "WEFT_REQUESTS_PER_MINUTE": "1000000",
     }
     with running_model_mesh(directory, "two", more) as running:
@@ -63,12 +64,19 @@ async def kill_and_restart(model_mesh: ModelMesh, kills: int, restarts: int) -> 
 
 
 async def both_serve(mesh: Mesh, limit_s: float = 60) -> None:
-    """Until Envoy counts two healthy servers of chats."""
+    """Until both say so, and Envoy counts two healthy servers: it believes in a dead one for a while."""
     until = time.monotonic() + limit_s
-    while await asyncio.to_thread(_healthy, mesh) != 2:
+    while not await asyncio.to_thread(_ready, mesh) or await asyncio.to_thread(_healthy, mesh) != 2:
         if time.monotonic() > until:
             raise TimeoutError(f"a worker did not come back within {limit_s} s\n{mesh.logs()}")
         await asyncio.sleep(0.1)
+
+
+def _ready(mesh: Mesh) -> bool:
+    """The supervisor holds the sockets: what asks while a worker is away waits for the next one."""
+    host, _, first = mesh.environment["WEFT_METRICS_ADDRESS"].rpartition(":")
+    pages = [httpx.get(f"http://{host}:{int(first) + slot}/ready", timeout=30) for slot in range(2)]
+    return all(page.status_code == 200 for page in pages)
 
 
 def _healthy(mesh: Mesh) -> int:

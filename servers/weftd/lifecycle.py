@@ -75,6 +75,7 @@ async def run_until_stopped(
         finally:
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
+            await drain.end()
             await server.stop(None)
             log.info("stopped", cut_calls=drain.open_calls)
 

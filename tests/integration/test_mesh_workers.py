@@ -6,7 +6,6 @@ import asyncio
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ import pytest
 
 from bench.disturbed import Account, workers_of
 from bench.kill_worker import both_serve, kill_and_restart, two_workers
-from tests.servers.mesh import SERVICES, Mesh, free_port, mesh_environment
+from tests.servers.mesh import SERVICES, Mesh, free_port, mesh_environment, two_free_ports
 from tests.servers.model_mesh import ModelMesh
 
 pytestmark = pytest.mark.timeout(300)
@@ -94,13 +93,13 @@ def _bearer(model_mesh: ModelMesh) -> dict[str, str]:
 def apart(tmp_path: Path) -> Iterator[Mesh]:
     """`weft serve … --workers 2` behind an Envoy of its own."""
     mesh = Mesh(port := free_port(), tmp_path / "data", mesh_environment(tmp_path / "data", port))
-    first, edge = _two_free_ports(), _two_free_ports()
+    first, edge = two_free_ports(), two_free_ports()
     mesh.environment |= {
         f"WEFT_{name.upper()}_ADDRESS": f"127.0.0.1:{first}-{first + 1}" for name in SERVICES
     }
     mesh.environment["WEFT_EDGE_ADDRESS"] = f"127.0.0.1:{edge}-{edge + 1}"
     mesh.environment["WEFT_ENVOY_METRICS_ADDRESS"] = f"127.0.0.1:{free_port()}"
-    mesh.environment["WEFT_METRICS_ADDRESS"] = f"127.0.0.1:{(metrics := _two_free_ports())}"
+    mesh.environment["WEFT_METRICS_ADDRESS"] = f"127.0.0.1:{(metrics := two_free_ports())}"
     try:
         mesh.start("up", "serve", *SERVICES, "--workers", "2")
         mesh.start("envoy", "envoy")
@@ -111,17 +110,6 @@ def apart(tmp_path: Path) -> Iterator[Mesh]:
         yield mesh
     finally:
         mesh.stop()
-
-
-def _two_free_ports() -> int:
-    """The first of two neighbours."""
-    while True:
-        first = free_port()
-        try:
-            with socket.create_server(("127.0.0.1", first + 1)):
-                return first
-        except OSError:
-            continue
 
 
 def test_workers_of_a_service_of_its_own(apart: Mesh) -> None:

@@ -248,6 +248,21 @@ async def test_a_draining_server_takes_no_new_turn_and_ends_what_runs(records: R
         await until(lambda: drain.open_calls == 0)
 
 
+async def test_a_turn_that_outlasts_the_drain_goes_on_elsewhere(records: Records) -> None:
+    """At once, and no failed call of the stopping server becomes its end."""
+    model, drain = ScriptedModel(paced=True, can_continue=True), Drain(1.0)
+    async with chat_room(records, model, drain=drain) as turns, chat_room(records, model) as other:
+        events = turns.ask("acme", question(), None)
+        await first_deltas(events, model, 1)
+        await drain.end()
+        assert model.open == 0
+        assert await reason_of(events) == "DRAINING"
+        model.allow()
+        rest = await read_all(resume(other, after_seq=1))
+        assert rest[-1].type == "done"
+        assert len(model.requests) == 2
+
+
 async def test_another_tenant_finds_nothing(records: Records) -> None:
     async with chat_room(records) as turns:
         await read_all(turns.ask("acme", question(), None))

@@ -104,14 +104,24 @@ class ChatTurns:
             self._tasks.create_task(self._upkeep.run()),
             self._tasks.create_task(self._tell_streams()),
         ]
+        # The calls behind a turn go through this very server: cut off with it, they would fail the turn.
+        self.drain.at_end.append(self._let_go)
         return self
 
     async def __aexit__(self, *_exc: object) -> None:
-        """Cuts off what still runs and leaves it to whichever process is asked for it next."""
-        turn_tasks = [turn.task for turn in self._running.values() if turn.task is not None]
-        for task in [*self._background, *turn_tasks]:
+        await self._let_go()
+        for task in self._background:
             task.cancel()
         await self._tasks.__aexit__(None, None, None)
+
+    async def _let_go(self) -> None:
+        """Cuts off what still runs and leaves it to whichever process is asked for it next."""
+        turn_tasks = [turn.task for turn in self._running.values() if turn.task is not None]
+        for task in turn_tasks:
+            task.cancel()
+        await asyncio.gather(*turn_tasks, return_exceptions=True)
+        self._background[0].cancel()  # its next beat would say that the worker lives
+        await asyncio.gather(self._background[0], return_exceptions=True)
         await self._upkeep.retire()
 
     @property

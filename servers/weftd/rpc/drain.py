@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 from weft.v1 import error_reason_pb2
 from weftd.errors import Unavailable
@@ -13,12 +14,14 @@ class Drain:
 
     `started` is set once, when draining begins: a stream that could run for ever sends its
     `go_away`, takes nothing new and ends when what runs has ended. `grace_s` is how long it has.
-    Calls are taken until the end, for a turn that is being finished calls other services.
+    Calls are taken until the end, for a turn that is being finished calls other services. What must
+    not see its own calls cut off is in `at_end`: it lets go of what it runs.
     """
 
     def __init__(self, grace_s: float) -> None:
         self.started = asyncio.Event()
         self.grace_s = grace_s
+        self.at_end: list[Callable[[], Awaitable[None]]] = []
         self._open = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -26,6 +29,12 @@ class Drain:
     def begin(self) -> None:
         """Tells everyone. Again: nothing."""
         self.started.set()
+
+    async def end(self) -> None:
+        """Just before the server stops, with or without a drain."""
+        self.begin()
+        for let_go in self.at_end:
+            await let_go()
 
     def refuse_new(self) -> None:
         """Unavailable DRAINING once draining has begun: for a servicer that starts something long."""
