@@ -202,7 +202,7 @@ def load(
 
     if callers is not None and rate is not None:
         _fail("--callers is a closed loop and --rate an open one: give one of them.")
-    if not all(0 < len(each.strip()) <= 32_000 for each in question or []):
+    if not all(0 < len(each) <= 32_000 for each in question or []):
         _fail("--question has 1 to 32,000 characters.")
     try:
         plan = Plan(

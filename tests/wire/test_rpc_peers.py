@@ -23,6 +23,8 @@ from weft.v1 import (
 from weftd import errors
 from weftd.rpc import caller
 
+TRACEPARENT = f"00-{'a' * 32}-{'b' * 16}-01"
+
 
 @pytest.fixture
 async def mesh() -> AsyncIterator[Mesh]:
@@ -40,7 +42,7 @@ def act_for(mesh: Mesh, deadline_s: float | None = None) -> None:
             token=token(),
             token_expires_at=time.time() + 60,
             deadline=None if deadline_s is None else time.monotonic() + deadline_s,
-            traceparent="00-x-y-01",
+            traceparent=TRACEPARENT,
         )
     )
 
@@ -49,7 +51,7 @@ async def test_a_peer_is_called_on_the_callers_behalf(mesh: Mesh) -> None:
     act_for(mesh, deadline_s=3)
     assert (await mesh.peers.unary(mesh.peer.ListModels, models_request())).next_page_token == "fine"
     known = mesh.models.callers[0]
-    assert (known.tenant, known.request_id, known.traceparent) == ("acme", "r-9", "00-x-y-01")
+    assert (known.tenant, known.request_id, known.traceparent) == ("acme", "r-9", TRACEPARENT)
     assert 2 < (known.time_left_s() or 0) < 3
 
 
