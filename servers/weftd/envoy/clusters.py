@@ -67,7 +67,8 @@ _CHECK = {
 def _grpc(service: Service, endpoints: tuple[Endpoint, ...]) -> dict[str, Any]:
     return {
         **_cluster(service.cluster, endpoints),
-        "lb_policy": "LEAST_REQUEST",
+        # In turn, and not to the one with the fewest requests: that is a dead one, for a retry too.
+        "lb_policy": "ROUND_ROBIN",
         "typed_extension_protocol_options": _HTTP2,
         "health_checks": [{**_CHECK, "grpc_health_check": {"service_name": service.name}}],
         # Only what the connection itself shows counts: a status that a service chose (a tenant's

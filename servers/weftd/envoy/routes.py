@@ -179,17 +179,17 @@ def _unary(
     if retry:
         route["retry_policy"] = {
             "retry_on": "connect-failure,refused-stream,reset,unavailable,cancelled",
-            "num_retries": 3,
-            "retry_back_off": {"base_interval": "0.025s", "max_interval": "0.25s"},
+            # Over half a second: for so long a worker that came back may be left out when the other dies.
+            "num_retries": 6,
+            "retry_back_off": {"base_interval": "0.025s", "max_interval": "0.5s"},
             "retry_host_predicate": [
                 {
                     "name": "envoy.retry_host_predicates.previous_hosts",
                     "typed_config": {"@type": f"type.googleapis.com/{other_host}"},
                 }
             ],
-            # A dead server has the fewest requests, so of two picked at random it is always preferred: only
-            # both picks on the other one help, one draw in four where there are two servers.
-            "host_selection_retry_max_attempts": 50,
+            # Other calls take turns too, so that the next one may be the same again.
+            "host_selection_retry_max_attempts": 20,
         }
     return {"match": match, "route": route, **({"typed_per_filter_config": _OPEN} if open_to_all else {})}
 
