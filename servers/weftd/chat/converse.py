@@ -21,7 +21,8 @@ from weft.v1.chat_pb2 import (
 )
 from weftd.chat.checks import check_ids, check_turn
 from weftd.chat.room import ChatTurns
-from weftd.errors import InvalidArgument, ResourceExhausted, WeftError, reason_name
+from weftd.chat.turn import error_event
+from weftd.errors import InvalidArgument, ResourceExhausted, WeftError
 from weftd.rpc import caller
 
 __all__ = ["converse"]
@@ -184,12 +185,7 @@ class _Stream:
 
 def _error_response(name: _Name, error: Exception) -> ConverseResponse:
     if isinstance(error, WeftError):
-        event = ChatEvent(
-            type="error",
-            reason=reason_name(error.reason),
-            message=error.message,
-            retry_after_ms=error.retry_after_ms,
-        )
+        event = error_event(error)
     else:
         log.error("converse_failed", request_id=name[1], exc_info=error)
         event = ChatEvent(type="error", reason="INTERNAL", message="The server failed. Try again.")

@@ -11,7 +11,6 @@ import asyncio
 import hashlib
 import time
 import uuid
-from collections import Counter
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from functools import partial
@@ -26,6 +25,7 @@ from weftd.chat.upkeep import Upkeep
 from weftd.chat.writer import LiveDocuments, TurnWriter, request_id_reused
 from weftd.errors import FailedPrecondition, InvalidArgument, NotFound, ResourceExhausted
 from weftd.rpc.drain import Drain
+from weftd.rpc.tenants import TenantCounts
 from weftd.stores.records import conversations, handover, turn_log
 from weftd.stores.records.engine import Records
 from weftd.stores.records.turns import StoredTurn
@@ -73,7 +73,7 @@ class ChatTurns:
         self._max_tenant_turns = max_tenant_turns
         self._stale_ms = round(stale_s * 1000)
         self._running: dict[TurnKey, Turn] = {}
-        self._running_of: Counter[str] = Counter()
+        self._running_of = TenantCounts()
         self._writer = TurnWriter(
             records,
             retrieval,
@@ -225,23 +225,20 @@ class ChatTurns:
                 "Too many answers are being written at once. Try again in a moment.",
             )
         tenant = turn.key.tenant
-        if self._running_of[tenant] >= self._max_tenant_turns:
+        if self._running_of.of(tenant) >= self._max_tenant_turns:
             raise ResourceExhausted(
                 error_reason_pb2.ERROR_REASON_OVERLOADED,
                 "Too many answers are being written for this tenant. Wait for one to end.",
             )
         self._running[turn.key] = turn
-        self._running_of[tenant] += 1
+        self._running_of.began(tenant)
         self.drain.call_began()
         turn.task = self._tasks.create_task(self._writer.run(turn, deadline, is_new=is_new))
         turn.task.add_done_callback(lambda _: self._ran(turn))
 
     def _ran(self, turn: Turn) -> None:
         del self._running[turn.key]
-        tenant = turn.key.tenant
-        self._running_of[tenant] -= 1
-        if not self._running_of[tenant]:
-            del self._running_of[tenant]
+        self._running_of.ended(turn.key.tenant)
         turn.leave(State.ELSEWHERE)
         self.drain.call_ended()
 

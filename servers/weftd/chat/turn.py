@@ -12,9 +12,19 @@ from typing import NamedTuple
 
 from weft.v1.chat_pb2 import ChatEvent, StreamChatRequest
 from weftd.chat.answer import Answer
-from weftd.errors import WeftError
+from weftd.errors import WeftError, reason_name
 
-__all__ = ["CANCELLED", "CLIENT_LEFT", "DEADLINE", "INTERRUPTED", "State", "StopReason", "Turn", "TurnKey"]
+__all__ = [
+    "CANCELLED",
+    "CLIENT_LEFT",
+    "DEADLINE",
+    "INTERRUPTED",
+    "State",
+    "StopReason",
+    "Turn",
+    "TurnKey",
+    "error_event",
+]
 
 
 class TurnKey(NamedTuple):
@@ -229,6 +239,17 @@ class Turn:
             self._grace.cancel()
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
+
+
+def error_event(error: WeftError, seq: int = 0) -> ChatEvent:
+    """What a stream says of an error; without `seq` it is no event of the turn."""
+    return ChatEvent(
+        type="error",
+        reason=reason_name(error.reason),
+        message=error.message,
+        retry_after_ms=error.retry_after_ms,
+        seq=seq,
+    )
 
 
 # So many events behind the last one a reader no longer keeps up.

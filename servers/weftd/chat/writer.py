@@ -16,7 +16,7 @@ from weft.v1.common_pb2 import Message, Reference
 from weftd.chat.answer import Answer, write_answer
 from weftd.chat.context import MOST_HISTORY
 from weftd.chat.ports import Models, Retrieval
-from weftd.chat.turn import DEADLINE, INTERRUPTED, State, StopReason, Turn
+from weftd.chat.turn import DEADLINE, INTERRUPTED, State, StopReason, Turn, error_event
 from weftd.errors import (
     DeadlineExceeded,
     FailedPrecondition,
@@ -24,7 +24,6 @@ from weftd.errors import (
     ResourceExhausted,
     Unavailable,
     WeftError,
-    reason_name,
 )
 from weftd.stores.records import handover, turn_log, turns
 from weftd.stores.records.engine import Records
@@ -259,14 +258,7 @@ def _ending(turn: Turn, work: asyncio.Task[Answer], prefix: str, seq: int) -> _E
         error = _internal()
     if prefix and error.reason == error_reason_pb2.ERROR_REASON_MODEL_CANNOT_CONTINUE:
         return _stopped(INTERRUPTED, seq)
-    event = ChatEvent(
-        type="error",
-        reason=reason_name(error.reason),
-        message=error.message,
-        retry_after_ms=error.retry_after_ms,
-        seq=seq + 1,
-    )
-    return _Ending("failed", [event], failure=error)
+    return _Ending("failed", [error_event(error, seq + 1)], failure=error)
 
 
 def _stopped(reason: StopReason, seq: int) -> _Ending:

@@ -10,8 +10,9 @@ from typing import Any
 
 from weftd.envoy.clusters import ADMIN, OTLP
 from weftd.envoy.config import Endpoint, EnvoyConfig
-from weftd.envoy.replies import WIRE_HEADER, local_replies
+from weftd.envoy.replies import local_replies
 from weftd.envoy.routes import BUFFER, CORS, JWT, RATE_LIMIT, ROUTES, TRANSCODER
+from weftd.rpc.wire import EDGE_KEY
 
 __all__ = ["EDGE_LISTENER", "REQUESTED_TENANT_HEADER", "TENANT_HEADER", "jwt_filter", "listeners"]
 
@@ -175,7 +176,7 @@ def _request_headers() -> list[dict[str, Any]]:
         {"remove_on_match": {"key_matcher": {"safe_regex": {"regex": _PARSED_BY_GRPC}}}},
         {"remove_on_match": {"key_matcher": {"safe_regex": {"regex": _NO_NAME_IN_GRPC}}}},
         copied(REQUESTED_TENANT_HEADER, TENANT_HEADER),
-        copied(WIRE_HEADER, "content-type?:method"),
+        copied(EDGE_KEY, "content-type?:method"),
         {"remove": TENANT_HEADER},
         # The first of several values: gRPC reads them as one, which then is malformed.
         *(only_first(key) for key in ("grpc-encoding", "grpc-timeout")),

@@ -18,12 +18,9 @@ from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
 from weft.v1.error_reason_pb2 import ErrorReason
+from weftd.rpc.wire import EDGE_KEY
 
-__all__ = ["WIRE_HEADER", "local_replies"]
-
-# The content type as it came, else the method: filters before the router rewrite `content-type`.
-# Services label their metrics by it (`rpc/wire.py`).
-WIRE_HEADER = "x-weft-wire"
+__all__ = ["local_replies"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +156,7 @@ def _when(status: int, wire: str | None = None) -> dict[str, Any]:
     equal = _comparison("EQ", status)
     if wire is None:
         return equal
-    header = {"header_filter": {"header": {"name": WIRE_HEADER, "string_match": {"prefix": wire}}}}
+    header = {"header_filter": {"header": {"name": EDGE_KEY, "string_match": {"prefix": wire}}}}
     return {"and_filter": {"filters": [equal, header]}}
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections import Counter
 from collections.abc import AsyncIterable, AsyncIterator, Callable
 from functools import partial
 from typing import Protocol, TypeVar
@@ -19,6 +18,7 @@ from weftd.knowledge.form import Form, malformed
 from weftd.knowledge.ids import check_dataset_id, new_dataset_id
 from weftd.knowledge.intake import IncomingFile, Intake, UploadLimits
 from weftd.knowledge.memory import return_large_blocks
+from weftd.rpc.tenants import TenantCounts
 from weftd.stores.blobs.port import Blobs, BlobWriter
 from weftd.stores.records import documents
 from weftd.stores.records.documents import StoredFile
@@ -57,7 +57,7 @@ class Uploads:
         self._blobs = blobs
         self._limits = limits
         self._running = 0
-        self._running_of: Counter[str] = Counter()
+        self._running_of = TenantCounts()
         # Files of uploads whose commit had an unknown outcome. Nothing is taken in while there are any.
         self._unsettled: list[BlobWriter] = []
         self._settling = asyncio.Lock()
@@ -121,23 +121,21 @@ class Uploads:
     @contextlib.asynccontextmanager
     async def _intake(self, tenant: str) -> AsyncIterator[Intake]:
         limits = self._limits
-        if self._running >= limits.uploads or self._running_of[tenant] >= limits.tenant_uploads:
+        if self._running >= limits.uploads or self._running_of.of(tenant) >= limits.tenant_uploads:
             raise ResourceExhausted(
                 error_reason_pb2.ERROR_REASON_OVERLOADED,
                 "Too many uploads run at once. Try again in a moment.",
                 retry_after_s=5,
             )
         self._running += 1
-        self._running_of[tenant] += 1
+        self._running_of.began(tenant)
         intake = Intake(self._blobs, tenant, self._limits)
         try:
             await self._settle()
             yield intake
         finally:
             self._running -= 1
-            self._running_of[tenant] -= 1
-            if not self._running_of[tenant]:
-                del self._running_of[tenant]
+            self._running_of.ended(tenant)
             await asyncio.shield(asyncio.to_thread(intake.abort))
 
     async def _settle(self) -> None:

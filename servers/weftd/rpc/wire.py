@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 EDGE_KEY: Final = "x-weft-wire"
-"""Set by Envoy for each call of a client: the content type as it came, else the HTTP method."""
+"""Set by Envoy for each call of a client: the content type as it came, which its filters rewrite, else the
+HTTP method."""
 
 SOCKET_KEY: Final = "x-weft-socket"
 """Set by the edge's WebSocket bridge. Envoy takes every `x-weft-` of a client away."""
