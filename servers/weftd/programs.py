@@ -5,13 +5,11 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
-import signal
 import sys
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
 
 import structlog
 
@@ -33,6 +31,7 @@ from weftd.rpc.loop_lag import watch_loop
 from weftd.rpc.server import bind, build_server
 from weftd.rpc.tracing import start_tracing
 from weftd.settings import ServiceName, Settings
+from weftd.signals import until_signal
 from weftd.supervisor import announce_ready, die_with_parent
 
 __all__ = ["run_envoy", "run_jobs", "serve"]
@@ -179,7 +178,7 @@ async def run_jobs(settings: Settings) -> None:
                 settings, stack, Health([], [records_backend(records), *passages_backends(passages)])
             )
             with compose.database_plainly("jobs"):
-                await _until_signal(jobs.run(ready))
+                await until_signal(jobs.run(ready), _log_end)
     except GivenUp:
         log.warning("jobs_start_anew", reason="Other job processes took this one for dead and have its jobs.")
         # The same process from its beginning: what its threads are about does not outlive this.
@@ -213,7 +212,7 @@ async def run_envoy(settings: Settings) -> None:
         with compose.plainly():
             envoy = await stack.enter_async_context(compose.envoy_process(settings))
         announce_ready()
-        await _until_signal(_while_running(envoy))
+        await until_signal(_while_running(envoy), _log_end)
 
 
 async def _while_running(envoy: EnvoyProcess) -> None:
@@ -229,15 +228,8 @@ def _begin(settings: Settings, service: str) -> None:
     telemetry.configure_logging(settings.log_level, service=service)
 
 
-async def _until_signal(work: Coroutine[Any, Any, object]) -> None:
-    """Runs `work` until it ends or a signal comes; then cancels it and waits for its end."""
-    task = asyncio.create_task(work)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
-    try:
-        await task
-    except asyncio.CancelledError:
-        log.info("stopped")
+def _log_end() -> None:
+    log.info("stopped")
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:

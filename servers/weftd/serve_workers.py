@@ -13,8 +13,9 @@ from weftd.addresses import endpoints
 from weftd.control import serve_control
 from weftd.lock import alone
 from weftd.settings import ServiceName, Settings
+from weftd.signals import until_signal
 from weftd.supervisor import Child
-from weftd.workers import Worker, Workers, environment, metrics_sockets, plain_failures, until_signal
+from weftd.workers import Worker, Workers, environment, metrics_sockets, plain_failures
 
 __all__ = ["serve_workers"]
 
@@ -51,7 +52,7 @@ async def serve_workers(
             finally:
                 await workers.stop()
 
-    await until_signal(run(), console)
+    await until_signal(run(), lambda: console.print("Stopped."))
 
 
 def _own_addresses(settings: Settings, names: Sequence[ServiceName], slot: int, count: int) -> Settings:

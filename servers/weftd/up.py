@@ -19,8 +19,9 @@ from weftd.control import serve_control
 from weftd.lock import alone
 from weftd.log_files import keep_small
 from weftd.settings import SERVICES, Settings
+from weftd.signals import until_signal
 from weftd.supervisor import Child
-from weftd.workers import Worker, Workers, environment, metrics_sockets, plain_failures, until_signal
+from weftd.workers import Worker, Workers, environment, metrics_sockets, plain_failures
 
 __all__ = ["up"]
 
@@ -40,7 +41,7 @@ async def up(settings: Settings, workers: int, console: Console) -> None:
         with alone(settings.data, "up", "Weft") as lock:
             await _run(settings, workers, console, lock)
 
-    await until_signal(run(), console)
+    await until_signal(run(), lambda: console.print("Stopped."))
 
 
 async def _run(settings: Settings, count: int, console: Console, lock: IO[str]) -> None:

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import signal
 import socket
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-from rich.console import Console
 
 from weftd import compose
 from weftd.compose import CannotStart
@@ -23,7 +19,6 @@ __all__ = [
     "environment",
     "metrics_sockets",
     "plain_failures",
-    "until_signal",
 ]
 
 # Beyond the grace, for what is cut off then to be recorded.
@@ -146,18 +141,6 @@ def environment(settings: Settings, metrics: socket.socket | None = None) -> dic
 def metrics_sockets(settings: Settings, count: int) -> list[socket.socket | None]:
     """Of each worker. CannotStart where one cannot be listened on."""
     return [compose.metrics_socket(settings, slot) for slot in range(count)]
-
-
-async def until_signal(work: Coroutine[Any, Any, None], console: Console) -> None:
-    """Runs `work` until SIGINT or SIGTERM, and then its end; a second signal cuts that short."""
-    this = asyncio.current_task()
-    assert this is not None
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, this.cancel)
-    try:
-        await work
-    except asyncio.CancelledError:
-        console.print("Stopped.")
 
 
 @contextlib.contextmanager
