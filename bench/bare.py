@@ -14,7 +14,7 @@ import asyncio
 import itertools
 import os
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -77,9 +77,17 @@ class BareChat(ChatServiceServicer):
 
 
 async def bare(address: str) -> None:
+    def add(server: grpc.aio.Server) -> None:
+        add_ChatServiceServicer_to_server(BareChat(address), server)  # type: ignore[abstract]  # only two RPCs
+        add_ModelServiceServicer_to_server(BareModels(), server)  # type: ignore[abstract]
+
+    await serve_bare(address, add)
+
+
+async def serve_bare(address: str, add: Callable[[grpc.aio.Server], None]) -> None:
+    """Servicers that `add` adds, and health for Envoy, without interceptors."""
     server = grpc.aio.server(options=[("grpc.so_reuseport", 0), ("grpc.max_concurrent_streams", 20_000)])
-    add_ChatServiceServicer_to_server(BareChat(address), server)  # type: ignore[abstract]  # only two RPCs
-    add_ModelServiceServicer_to_server(BareModels(), server)  # type: ignore[abstract]
+    add(server)
     known = health.HealthServicer()
     for name in ("", *(f"weft.v1.{room}Service" for room in ("Chat", "Retrieval", "Knowledge", "Model"))):
         await known.set(name, health_pb2.HealthCheckResponse.SERVING)

@@ -22,7 +22,6 @@ import httpx
 import psutil
 from websockets.exceptions import InvalidHandshake
 
-from tests.servers.mesh import Mesh
 from tests.servers.model_mesh import ModelMesh
 from tests.servers.paced_model import STORY
 from tests.servers.transports import Refused, Stream, Transports, resumed, take, text_of, turn
@@ -30,7 +29,7 @@ from weft.v1 import models_pb2_grpc
 from weft.v1.chat_pb2 import ChatEvent, GetConversationRequest, StreamChatRequest
 from weft.v1.models_pb2 import ListModelsRequest
 
-__all__ = ["Account", "disturbed", "gone", "workers_of"]
+__all__ = ["Account", "disturbed", "gone"]
 
 TRANSPORTS = ("grpc", "web", "rest", "converse", "ws")
 # A client asks again for so long. A killed `weft up` with all services needs seconds to be back.
@@ -234,15 +233,6 @@ class _Load:
         if found != dict.fromkeys(names, "indexed"):
             self._account.wrong.append(f"{dataset} has {found} of {names}")
         self._account.indexed += 1
-
-
-def workers_of(mesh: Mesh) -> list[psutil.Process]:
-    """The processes of services under `weft up`."""
-    return [
-        child
-        for child in psutil.Process(mesh.processes["up"].pid).children()
-        if "serve" in child.cmdline()[3:4]
-    ]
 
 
 async def gone(process: psutil.Process) -> None:

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import httpx
 
-from bench.disturbed import Account, disturbed, gone, workers_of
+from bench.disturbed import Account, disturbed, gone
 from bench.setting import table
 from tests.servers.mesh import Mesh, free_port, two_free_ports
 from tests.servers.model_mesh import ModelMesh, running_model_mesh
@@ -51,14 +51,14 @@ async def kill_and_restart(model_mesh: ModelMesh, kills: int, restarts: int) -> 
     async with disturbed(model_mesh, with_uploads=False) as killed:
         for _ in range(kills):
             await asyncio.sleep(dice.uniform(0.5, 1.5))
-            await gone(dice.choice(workers_of(mesh)))
+            await gone(dice.choice(mesh.workers()))
             await both_serve(mesh)
     async with disturbed(model_mesh, with_uploads=False) as restarted:
         for _ in range(restarts):
-            before = {worker.pid for worker in workers_of(mesh)}
+            before = {worker.pid for worker in mesh.workers()}
             command = [sys.executable, "-m", "weftd", "restart"]
             await asyncio.to_thread(subprocess.run, command, env=mesh.environment, check=True)
-            assert not before & {worker.pid for worker in workers_of(mesh)}, "not restarted"
+            assert not before & {worker.pid for worker in mesh.workers()}, "not restarted"
             await asyncio.sleep(0.5)
     return killed, restarted
 

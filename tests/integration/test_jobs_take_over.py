@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,13 @@ TAKEN_OVER_WITHIN_S = 12
 def server() -> Iterator[Postgres]:
     with running_postgres() as running:
         yield running
+
+
+@contextmanager
+def job_processes(directory: Path, url: str) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
+    """Two, by name."""
+    with job_process(directory, url, "one") as one, job_process(directory, url, "two") as two:
+        yield {"one": one, "two": two}
 
 
 def begun(directory: Path, name: str) -> list[str]:
@@ -61,10 +69,7 @@ async def whole(knowledge: Knowledge) -> list[tuple[str, int, str, str]]:
 async def test_another_process_finishes_what_a_killed_one_began(tmp_path: Path, server: Postgres) -> None:
     url = server.database()
     async with opened(tmp_path, records_url=url) as knowledge:
-        with ExitStack() as stack:
-            processes = {
-                name: stack.enter_context(job_process(tmp_path, url, name)) for name in ("one", "two")
-            }
+        with job_processes(tmp_path, url) as processes:
             await upload(knowledge, "killed")
             await build(knowledge, "killed")
             victim = await begins(tmp_path, 5)
@@ -103,10 +108,7 @@ async def test_one_that_is_started_again_goes_on_with_its_own(tmp_path: Path, se
 async def test_one_that_was_only_stopped_does_no_harm(tmp_path: Path, server: Postgres) -> None:
     url = server.database()
     async with opened(tmp_path, records_url=url) as knowledge:
-        with ExitStack() as stack:
-            processes = {
-                name: stack.enter_context(job_process(tmp_path, url, name)) for name in ("one", "two")
-            }
+        with job_processes(tmp_path, url) as processes:
             await upload(knowledge, "stopped")
             await build(knowledge, "stopped")
             sleeper = await begins(tmp_path, 7)

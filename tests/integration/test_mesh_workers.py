@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from bench.disturbed import Account, workers_of
+from bench.disturbed import Account
 from bench.kill_worker import both_serve, kill_and_restart, two_workers
 from tests.servers.mesh import SERVICES, Mesh, free_port, mesh_environment, two_free_ports
 from tests.servers.model_mesh import ModelMesh
@@ -51,7 +51,7 @@ async def test_a_worker_killed_and_both_exchanged_under_load(model_mesh: ModelMe
 def test_a_worker_that_cannot_start_leaves_the_others_alone(model_mesh: ModelMesh) -> None:
     """What was installed meanwhile is broken, say."""
     mesh = model_mesh.mesh
-    before = {worker.pid for worker in workers_of(mesh)}
+    before = {worker.pid for worker in mesh.workers()}
     keys = mesh.data / "jwks.json"
     sound = keys.read_bytes()
     keys.write_bytes(b"no keys")
@@ -61,7 +61,7 @@ def test_a_worker_that_cannot_start_leaves_the_others_alone(model_mesh: ModelMes
         keys.write_bytes(sound)
     assert failed.returncode == 1
     assert "jwks.json is no JWKS file" in failed.stderr
-    assert {worker.pid for worker in workers_of(mesh)} == before
+    assert {worker.pid for worker in mesh.workers()} == before
     assert httpx.get(f"{mesh.url}/api/v1/models", headers=_bearer(model_mesh)).status_code == 200
 
 
@@ -114,20 +114,20 @@ def apart(tmp_path: Path) -> Iterator[Mesh]:
 
 def test_workers_of_a_service_of_its_own(apart: Mesh) -> None:
     headers = {"Authorization": f"Bearer {apart.token()}"}
-    victim = workers_of(apart)[0].pid
+    victim = apart.workers()[0].pid
     os.kill(victim, signal.SIGKILL)
     with httpx.Client(base_url=apart.url, headers=headers) as rest:
         for _ in range(50):
             assert rest.get("/api/v1/conversations").status_code == 200
         asyncio.run(both_serve(apart))
-        before = {worker.pid for worker in workers_of(apart)}
+        before = {worker.pid for worker in apart.workers()}
         assert victim not in before
         running = subprocess.Popen([sys.executable, "-m", "weftd", "restart"], env=apart.environment)
         while running.poll() is None:
             assert rest.get("/api/v1/conversations").status_code == 200
             assert rest.get("/").status_code == 200
     assert running.returncode == 0
-    assert not before & {worker.pid for worker in workers_of(apart)}
+    assert not before & {worker.pid for worker in apart.workers()}
 
 
 def test_addresses_that_do_not_fit_the_workers(tmp_path: Path) -> None:

@@ -15,6 +15,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
+
 SERVICES = ("chat", "retrieval", "knowledge", "models", "edge")
 
 
@@ -91,6 +93,14 @@ class Mesh:
             if time.monotonic() > deadline:
                 raise RuntimeError(f"not ready after {timeout_s} s: {missing}\n{self.logs()}")
             time.sleep(0.1)
+
+    def workers(self) -> list[psutil.Process]:
+        """The processes of services under `weft up`, or under `weft serve … --workers` in its place."""
+        return [
+            child
+            for child in psutil.Process(self.processes["up"].pid).children()
+            if "serve" in child.cmdline()[3:4]
+        ]
 
     def wait_started(self) -> None:
         """Until all of `weft up` has started, the job process too; RuntimeError where it ended instead."""

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import signal
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,16 +63,9 @@ async def _first_answer(running: ModelMesh) -> None:
         assert (await take(await client.grpc(turn("Begin", model_id="story"))))[-1].type == "done"
 
 
-def services_of(up_pid: int) -> int:
-    """The process of the services under `weft up`."""
-    children = Path(f"/proc/{up_pid}/task/{up_pid}/children").read_text().split()
-    lines = {int(child): Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0") for child in children}
-    return next(child for child, line in lines.items() if b"serve" in line)
-
-
 async def killed(model_mesh: ModelMesh) -> None:
     """Kills the services with -9; returns once the supervisor's new ones answer."""
-    pid = services_of(model_mesh.mesh.processes["up"].pid)
-    os.kill(pid, signal.SIGKILL)
+    (services,) = model_mesh.mesh.workers()
+    services.kill()
     await asyncio.to_thread(model_mesh.mesh.wait_ready)
-    assert services_of(model_mesh.mesh.processes["up"].pid) != pid
+    assert [worker.pid for worker in model_mesh.mesh.workers()] != [services.pid]

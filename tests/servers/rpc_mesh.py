@@ -32,6 +32,7 @@ from weftd.rpc.interceptor import CallInterceptor
 from weftd.rpc.server import Service, bind, build_server
 
 KEYS = Path(tempfile.mkdtemp()) / "jwks.json"
+TRACEPARENT = f"00-{'a' * 32}-{'b' * 16}-01"
 ensure_keys(KEYS)
 
 

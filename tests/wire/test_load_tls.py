@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import datetime
 import ipaddress
 import ssl
 from collections.abc import AsyncIterator
@@ -12,11 +11,9 @@ from pathlib import Path
 import grpc
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from websockets.asyncio.server import ServerConnection, serve
 
+from tests.servers.certificates import self_signed
 from weft.errors import Unavailable
 from weft.v1 import chat_pb2, chat_pb2_grpc
 from weft.v1.common_pb2 import Message
@@ -28,31 +25,8 @@ REQUEST = chat_pb2.StreamChatRequest(conversation_id="c", request_id="r", messag
 DONE = '{"type":"done","seq":1,"conversation_id":"c","request_id":"r"}'
 
 
-def certificate() -> tuple[bytes, bytes]:
-    """(key, certificate) in PEM: for 127.0.0.1, signed by itself."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
-    now = datetime.datetime.now(datetime.UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + datetime.timedelta(hours=1))
-        .add_extension(
-            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False
-        )
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    pem = serialization.Encoding.PEM
-    form = serialization.PrivateFormat.PKCS8
-    return key.private_bytes(pem, form, serialization.NoEncryption()), made.public_bytes(pem)
-
-
-KEY, CERTIFICATE = certificate()
+ADDRESS = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+KEY, CERTIFICATE = self_signed(ADDRESS)
 
 
 class Chat(chat_pb2_grpc.ChatServiceServicer):
@@ -76,7 +50,7 @@ async def asked(transport: Transport, where: Target) -> list[str]:
 async def trusted_only_with_its_authority(transport: Transport, port: int) -> None:
     assert await asked(transport, Target(f"127.0.0.1:{port}", True, CERTIFICATE)) == ["done"]
     with pytest.raises(Unavailable, match="does not answer"):
-        await asked(transport, Target(f"127.0.0.1:{port}", True, certificate()[1]))
+        await asked(transport, Target(f"127.0.0.1:{port}", True, self_signed(ADDRESS)[1]))
 
 
 async def test_grpc_over_tls() -> None:

@@ -12,6 +12,7 @@ import pytest
 from google.rpc import error_details_pb2
 
 from tests.servers.rpc_mesh import (
+    TRACEPARENT,
     Mesh,
     bearer,
     details,
@@ -25,8 +26,6 @@ from tests.servers.rpc_mesh import (
 from weft.v1 import (
     retrieval_pb2,
 )
-
-TRACEPARENT = f"00-{'a' * 32}-{'b' * 16}-01"
 
 
 @pytest.fixture

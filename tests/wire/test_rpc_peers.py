@@ -10,6 +10,7 @@ from contextlib import aclosing
 import pytest
 
 from tests.servers.rpc_mesh import (
+    TRACEPARENT,
     Mesh,
     generate,
     models_request,
@@ -22,8 +23,6 @@ from weft.v1 import (
 )
 from weftd import errors
 from weftd.rpc import caller
-
-TRACEPARENT = f"00-{'a' * 32}-{'b' * 16}-01"
 
 
 @pytest.fixture

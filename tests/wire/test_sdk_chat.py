@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import datetime
 import time
 from collections.abc import AsyncIterator
 
 import grpc
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
+from tests.servers.certificates import self_signed
 from tests.servers.cut_chat import TEXT, Chat, Wire
 from weft import (
     ChatEvent,
@@ -265,7 +262,7 @@ async def test_address_and_token_come_from_the_environment(
 
 
 async def test_a_connection_can_be_encrypted(chat: Chat) -> None:
-    key, certificate = self_signed()
+    key, certificate = self_signed(x509.DNSName("localhost"))
     server = grpc.aio.server()
     chat_pb2_grpc.add_ChatServiceServicer_to_server(chat, server)
     port = server.add_secure_port("localhost:0", grpc.ssl_server_credentials([(key, certificate)]))
@@ -276,25 +273,3 @@ async def test_a_connection_can_be_encrypted(chat: Chat) -> None:
         with pytest.raises(Unavailable):  # nobody vouches for that certificate
             await weft.chat("conv_1", "q").text()
     await server.stop(None)
-
-
-def self_signed() -> tuple[bytes, bytes]:
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    pem = serialization.Encoding.PEM
-    return (
-        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()),
-        certificate.public_bytes(pem),
-    )
