@@ -41,6 +41,9 @@ NOTICE_SILENCE = {
     "keepalives_interval": 3,
     "keepalives_count": 3,
 }
+# Threads that read. SQLite answers at once: several only fight over the interpreter, and read half as much.
+_SQLITE_READERS = 1
+_READERS = 4
 _BEGIN = Statement(sa.text("BEGIN IMMEDIATE"))
 
 
@@ -53,10 +56,11 @@ class Records:
     (BACKEND_UNAVAILABLE) when the database does not answer.
     """
 
-    def __init__(self, url: str, *, readers: int = 4) -> None:
+    def __init__(self, url: str) -> None:
         self.url = sa.make_url(url)
+        self._sqlite = self.url.get_backend_name() == "sqlite"
+        readers = _SQLITE_READERS if self._sqlite else _READERS
         self._engine = _make_engine(self.url, readers + 1)
-        self._sqlite = self._engine.dialect.name == "sqlite"
         self._turn = _open_turn(self.url) if self._sqlite else None
         self._writes, self._reads = OperationQueue(), OperationQueue()
         self._writer = threading.Thread(target=self._write_groups, name="records-write", daemon=True)
