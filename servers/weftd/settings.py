@@ -58,7 +58,21 @@ class Settings(BaseSettings):
     passages_url: str = Field(default="", description="milvus://host:19530, or s3://… for LanceDB.")
     passages_token: SecretStr = Field(default=SecretStr(""), description="For Milvus.")
     embedder: Path | None = Field(default=None, description="Directory of another embedding model.")
+    reranker: Path | None = Field(default=None, description="Directory of a cross-encoder. Empty: none.")
+    llm: Path | None = Field(default=None, description="Directory of a causal language model. Empty: none.")
     threads: int = Field(default=2, ge=1, le=64, description="Threads that embed.")
+    batch_size: int = Field(default=10, ge=1, le=256, description="Texts a model takes at once. 1: alone.")
+    batch_delay_ms: float = Field(
+        default=100, ge=0, le=10_000, description="While a batch runs, the next fills for so long at most."
+    )
+    device: Literal["cpu", "gpu"] = Field(default="cpu", description="What the models run on.")
+    models_python: Path | None = Field(
+        default=None, description="Python of the models' own environment. Empty: the one of `make triton`."
+    )
+    triton_url: str = Field(default="", description="grpc://host:8001 of a Triton that runs elsewhere.")
+    triton_repository: str = Field(
+        default="", description="Its models: a directory, or s3://bucket/path. Empty: below WEFT_DATA."
+    )
     endpoints: list[Endpoint] = Field(default_factory=list, description="Language models, the default first.")
 
     jwks_file: Path | None = Field(default=None, description="Keys that verify tokens. Empty: one is made.")

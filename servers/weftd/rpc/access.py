@@ -17,6 +17,10 @@ _NEEDED: Final = {
     "/weft.v1.KnowledgeService/Upload": "editor",
     "/weft.v1.KnowledgeService/UploadForm": "editor",
     "/weft.v1.KnowledgeService/BuildIndex": "editor",
+    "/weft.v1.ModelService/PublishModel": "operator",
+    "/weft.v1.ModelService/ListModelVersions": "operator",
+    "/weft.v1.ModelService/RollbackModel": "operator",
+    "/weft.v1.ModelService/WatchModels": "operator",
 }
 
 _OPEN: Final = ("/grpc.health.", "/grpc.reflection.")

@@ -48,6 +48,11 @@ def current() -> Caller:
     return _current.get()
 
 
+def current_or_none() -> Caller | None:
+    """The same; None outside of one."""
+    return _current.get(None)
+
+
 def enter(caller: Caller) -> contextvars.Token[Caller]:
     """Makes `caller` the current one in this context, for the tasks that are started from it too."""
     return _current.set(caller)

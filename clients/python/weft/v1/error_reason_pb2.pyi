@@ -107,6 +107,12 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The model was silent for longer than its limit. UNAVAILABLE with `RetryInfo`."""
     ERROR_REASON_MODEL_CANNOT_CONTINUE: _ErrorReason.ValueType  # 47
     """The model cannot go on with a text that was begun. FAILED_PRECONDITION."""
+    ERROR_REASON_MODEL_VERSION_REFUSED: _ErrorReason.ValueType  # 48
+    """A version of a model cannot be served: it is broken, has other tensors, or fails the canary call; the
+    message says which. FAILED_PRECONDITION.
+    """
+    ERROR_REASON_NO_MODEL_REPOSITORY: _ErrorReason.ValueType  # 49
+    """No version of a model can be published here: no Triton is configured. FAILED_PRECONDITION."""
     ERROR_REASON_BACKEND_UNAVAILABLE: _ErrorReason.ValueType  # 50
     """A store or a service behind this one does not answer. UNAVAILABLE with `RetryInfo`; metadata `backend`."""
     ERROR_REASON_DRAINING: _ErrorReason.ValueType  # 51
@@ -215,6 +221,12 @@ ERROR_REASON_MODEL_TIMEOUT: ErrorReason.ValueType  # 46
 """The model was silent for longer than its limit. UNAVAILABLE with `RetryInfo`."""
 ERROR_REASON_MODEL_CANNOT_CONTINUE: ErrorReason.ValueType  # 47
 """The model cannot go on with a text that was begun. FAILED_PRECONDITION."""
+ERROR_REASON_MODEL_VERSION_REFUSED: ErrorReason.ValueType  # 48
+"""A version of a model cannot be served: it is broken, has other tensors, or fails the canary call; the
+message says which. FAILED_PRECONDITION.
+"""
+ERROR_REASON_NO_MODEL_REPOSITORY: ErrorReason.ValueType  # 49
+"""No version of a model can be published here: no Triton is configured. FAILED_PRECONDITION."""
 ERROR_REASON_BACKEND_UNAVAILABLE: ErrorReason.ValueType  # 50
 """A store or a service behind this one does not answer. UNAVAILABLE with `RetryInfo`; metadata `backend`."""
 ERROR_REASON_DRAINING: ErrorReason.ValueType  # 51

@@ -26,7 +26,7 @@ from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from weft.v1 import common_pb2 as weft_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14weft/v1/models.proto\x12\x07weft.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x14weft/v1/common.proto\"\xe1\x01\n\x0fGenerateRequest\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\"\n\x08messages\x18\x02 \x03(\x0b\x32\x10.weft.v1.Message\x12$\n\x08passages\x18\x03 \x03(\x0b\x32\x12.weft.v1.Reference\x12\x18\n\x0btemperature\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x17\n\nmax_tokens\x18\x05 \x01(\rH\x01\x88\x01\x01\x12\x0e\n\x06prefix\x18\x06 \x01(\t\x12\x10\n\x08grounded\x18\x07 \x01(\x08\x42\x0e\n\x0c_temperatureB\r\n\x0b_max_tokens\"\x83\x01\n\rGenerateEvent\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12\x1d\n\x05usage\x18\x03 \x01(\x0b\x32\x0e.weft.v1.Usage\x12\x15\n\rfinish_reason\x18\x04 \x01(\t\x12\x10\n\x08model_id\x18\x05 \x01(\t\x12\x0b\n\x03seq\x18\x0f \x01(\r\":\n\x11ListModelsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"M\n\x12ListModelsResponse\x12\x1e\n\x06models\x18\x01 \x03(\x0b\x32\x0e.weft.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"R\n\x05Model\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x10\n\x08provider\x18\x02 \x01(\t\x12\x14\n\x0c\x63\x61n_continue\x18\x03 \x01(\x08\x12\x0f\n\x07\x64\x65\x66\x61ult\x18\x04 \x01(\x08\x32\xd1\x01\n\x0cModelService\x12\x62\n\x08Generate\x12\x18.weft.v1.GenerateRequest\x1a\x16.weft.v1.GenerateEvent\"\"\x82\xd3\xe4\x93\x02\x1c\"\x17/api/v1/models/generate:\x01*0\x01\x12]\n\nListModels\x12\x1a.weft.v1.ListModelsRequest\x1a\x1b.weft.v1.ListModelsResponse\"\x16\x82\xd3\xe4\x93\x02\x10\x12\x0e/api/v1/modelsb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14weft/v1/models.proto\x12\x07weft.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x14weft/v1/common.proto\"\x8d\x02\n\x0fGenerateRequest\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\"\n\x08messages\x18\x02 \x03(\x0b\x32\x10.weft.v1.Message\x12$\n\x08passages\x18\x03 \x03(\x0b\x32\x12.weft.v1.Reference\x12\x18\n\x0btemperature\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x17\n\nmax_tokens\x18\x05 \x01(\rH\x01\x88\x01\x01\x12\x0e\n\x06prefix\x18\x06 \x01(\t\x12\x10\n\x08grounded\x18\x07 \x01(\x08\x12\x12\n\x05top_p\x18\x08 \x01(\x01H\x02\x88\x01\x01\x12\x0c\n\x04stop\x18\t \x03(\tB\x0e\n\x0c_temperatureB\r\n\x0b_max_tokensB\x08\n\x06_top_p\"\x9a\x01\n\rGenerateEvent\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12\x1d\n\x05usage\x18\x03 \x01(\x0b\x32\x0e.weft.v1.Usage\x12\x15\n\rfinish_reason\x18\x04 \x01(\t\x12\x10\n\x08model_id\x18\x05 \x01(\t\x12\x15\n\rmodel_version\x18\x06 \x01(\t\x12\x0b\n\x03seq\x18\x0f \x01(\r\":\n\x11ListModelsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"M\n\x12ListModelsResponse\x12\x1e\n\x06models\x18\x01 \x03(\x0b\x32\x0e.weft.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"R\n\x05Model\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x10\n\x08provider\x18\x02 \x01(\t\x12\x14\n\x0c\x63\x61n_continue\x18\x03 \x01(\x08\x12\x0f\n\x07\x64\x65\x66\x61ult\x18\x04 \x01(\x08\"2\n\x13PublishModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"E\n\x14PublishModelResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\r\x12\r\n\x05\x62ytes\x18\x03 \x01(\x04\"\x1a\n\x18ListModelVersionsRequest\"C\n\x19ListModelVersionsResponse\x12&\n\x06models\x18\x01 \x03(\x0b\x32\x16.weft.v1.ModelVersions\"P\n\rModelVersions\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06served\x18\x02 \x01(\r\x12\x10\n\x08versions\x18\x03 \x03(\r\x12\x0e\n\x06reason\x18\x04 \x01(\t\"6\n\x14RollbackModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\r\"O\n\x15RollbackModelResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\r\x12\x16\n\x0esource_version\x18\x03 \x01(\r\"\x14\n\x12WatchModelsRequest\"]\n\x10WatchModelsEvent\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\r\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x0b\n\x03seq\x18\x0f \x01(\r2\x82\x05\n\x0cModelService\x12\x62\n\x08Generate\x12\x18.weft.v1.GenerateRequest\x1a\x16.weft.v1.GenerateEvent\"\"\x82\xd3\xe4\x93\x02\x1c\"\x17/api/v1/models/generate:\x01*0\x01\x12]\n\nListModels\x12\x1a.weft.v1.ListModelsRequest\x1a\x1b.weft.v1.ListModelsResponse\"\x16\x82\xd3\xe4\x93\x02\x10\x12\x0e/api/v1/models\x12O\n\x0cPublishModel\x12\x1c.weft.v1.PublishModelRequest\x1a\x1d.weft.v1.PublishModelResponse\"\x00(\x01\x12{\n\x11ListModelVersions\x12!.weft.v1.ListModelVersionsRequest\x1a\".weft.v1.ListModelVersionsResponse\"\x1f\x82\xd3\xe4\x93\x02\x19\x12\x17/api/v1/models/versions\x12z\n\rRollbackModel\x12\x1d.weft.v1.RollbackModelRequest\x1a\x1e.weft.v1.RollbackModelResponse\"*\x82\xd3\xe4\x93\x02$\"\x1f/api/v1/models/{model}/rollback:\x01*\x12\x65\n\x0bWatchModels\x12\x1b.weft.v1.WatchModelsRequest\x1a\x19.weft.v1.WatchModelsEvent\"\x1c\x82\xd3\xe4\x93\x02\x16\x12\x14/api/v1/models/watch0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,16 +37,40 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MODELSERVICE'].methods_by_name['Generate']._serialized_options = b'\202\323\344\223\002\034\"\027/api/v1/models/generate:\001*'
   _globals['_MODELSERVICE'].methods_by_name['ListModels']._loaded_options = None
   _globals['_MODELSERVICE'].methods_by_name['ListModels']._serialized_options = b'\202\323\344\223\002\020\022\016/api/v1/models'
+  _globals['_MODELSERVICE'].methods_by_name['ListModelVersions']._loaded_options = None
+  _globals['_MODELSERVICE'].methods_by_name['ListModelVersions']._serialized_options = b'\202\323\344\223\002\031\022\027/api/v1/models/versions'
+  _globals['_MODELSERVICE'].methods_by_name['RollbackModel']._loaded_options = None
+  _globals['_MODELSERVICE'].methods_by_name['RollbackModel']._serialized_options = b'\202\323\344\223\002$\"\037/api/v1/models/{model}/rollback:\001*'
+  _globals['_MODELSERVICE'].methods_by_name['WatchModels']._loaded_options = None
+  _globals['_MODELSERVICE'].methods_by_name['WatchModels']._serialized_options = b'\202\323\344\223\002\026\022\024/api/v1/models/watch'
   _globals['_GENERATEREQUEST']._serialized_start=86
-  _globals['_GENERATEREQUEST']._serialized_end=311
-  _globals['_GENERATEEVENT']._serialized_start=314
-  _globals['_GENERATEEVENT']._serialized_end=445
-  _globals['_LISTMODELSREQUEST']._serialized_start=447
-  _globals['_LISTMODELSREQUEST']._serialized_end=505
-  _globals['_LISTMODELSRESPONSE']._serialized_start=507
-  _globals['_LISTMODELSRESPONSE']._serialized_end=584
-  _globals['_MODEL']._serialized_start=586
-  _globals['_MODEL']._serialized_end=668
-  _globals['_MODELSERVICE']._serialized_start=671
-  _globals['_MODELSERVICE']._serialized_end=880
+  _globals['_GENERATEREQUEST']._serialized_end=355
+  _globals['_GENERATEEVENT']._serialized_start=358
+  _globals['_GENERATEEVENT']._serialized_end=512
+  _globals['_LISTMODELSREQUEST']._serialized_start=514
+  _globals['_LISTMODELSREQUEST']._serialized_end=572
+  _globals['_LISTMODELSRESPONSE']._serialized_start=574
+  _globals['_LISTMODELSRESPONSE']._serialized_end=651
+  _globals['_MODEL']._serialized_start=653
+  _globals['_MODEL']._serialized_end=735
+  _globals['_PUBLISHMODELREQUEST']._serialized_start=737
+  _globals['_PUBLISHMODELREQUEST']._serialized_end=787
+  _globals['_PUBLISHMODELRESPONSE']._serialized_start=789
+  _globals['_PUBLISHMODELRESPONSE']._serialized_end=858
+  _globals['_LISTMODELVERSIONSREQUEST']._serialized_start=860
+  _globals['_LISTMODELVERSIONSREQUEST']._serialized_end=886
+  _globals['_LISTMODELVERSIONSRESPONSE']._serialized_start=888
+  _globals['_LISTMODELVERSIONSRESPONSE']._serialized_end=955
+  _globals['_MODELVERSIONS']._serialized_start=957
+  _globals['_MODELVERSIONS']._serialized_end=1037
+  _globals['_ROLLBACKMODELREQUEST']._serialized_start=1039
+  _globals['_ROLLBACKMODELREQUEST']._serialized_end=1093
+  _globals['_ROLLBACKMODELRESPONSE']._serialized_start=1095
+  _globals['_ROLLBACKMODELRESPONSE']._serialized_end=1174
+  _globals['_WATCHMODELSREQUEST']._serialized_start=1176
+  _globals['_WATCHMODELSREQUEST']._serialized_end=1196
+  _globals['_WATCHMODELSEVENT']._serialized_start=1198
+  _globals['_WATCHMODELSEVENT']._serialized_end=1291
+  _globals['_MODELSERVICE']._serialized_start=1294
+  _globals['_MODELSERVICE']._serialized_end=1936
 # @@protoc_insertion_point(module_scope)

@@ -44,6 +44,26 @@ class ModelServiceStub:
                 request_serializer=weft_dot_v1_dot_models__pb2.ListModelsRequest.SerializeToString,
                 response_deserializer=weft_dot_v1_dot_models__pb2.ListModelsResponse.FromString,
                 _registered_method=True)
+        self.PublishModel = channel.stream_unary(
+                '/weft.v1.ModelService/PublishModel',
+                request_serializer=weft_dot_v1_dot_models__pb2.PublishModelRequest.SerializeToString,
+                response_deserializer=weft_dot_v1_dot_models__pb2.PublishModelResponse.FromString,
+                _registered_method=True)
+        self.ListModelVersions = channel.unary_unary(
+                '/weft.v1.ModelService/ListModelVersions',
+                request_serializer=weft_dot_v1_dot_models__pb2.ListModelVersionsRequest.SerializeToString,
+                response_deserializer=weft_dot_v1_dot_models__pb2.ListModelVersionsResponse.FromString,
+                _registered_method=True)
+        self.RollbackModel = channel.unary_unary(
+                '/weft.v1.ModelService/RollbackModel',
+                request_serializer=weft_dot_v1_dot_models__pb2.RollbackModelRequest.SerializeToString,
+                response_deserializer=weft_dot_v1_dot_models__pb2.RollbackModelResponse.FromString,
+                _registered_method=True)
+        self.WatchModels = channel.unary_stream(
+                '/weft.v1.ModelService/WatchModels',
+                request_serializer=weft_dot_v1_dot_models__pb2.WatchModelsRequest.SerializeToString,
+                response_deserializer=weft_dot_v1_dot_models__pb2.WatchModelsEvent.FromString,
+                _registered_method=True)
 
 
 class ModelServiceServicer:
@@ -69,6 +89,48 @@ class ModelServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PublishModel(self, request_iterator, context):
+        """Publishes a version of a model that Triton serves. Operators only; gRPC only.
+
+        1. The client sends a message with `model`, then the version's directory as a tar file in pieces
+        (`data`, 1 MiB each at most), then half-closes.
+        2. The server keeps it apart, checks it (the archive, the tensors, that it loads and that a canary call is
+        answered), and only then puts it in the place of the version before. The answer comes when new calls
+        are answered by the new version; what began on the old one ends on the old one.
+        A version that is refused, or a call that is cut off or cancelled before it is in its place, leaves nothing
+        behind, and the version before serves on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListModelVersions(self, request, context):
+        """Lists the models that Triton serves and the versions that are kept of each. Operators only.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RollbackModel(self, request, context):
+        """Serves an older version that is still kept again. Checked like a new one. Operators only.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchModels(self, request, context):
+        """Tells which version of each model is served, as it changes. Operators only.
+
+        1. The client sends one request.
+        2. The server sends a `served` event for each model as it is now, then one event for every change, `seq`
+        counted from 1.
+        The stream has no end of its own: the client cancels it. There is no resume: a new stream begins with what is
+        served then.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ModelServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -81,6 +143,26 @@ def add_ModelServiceServicer_to_server(servicer, server):
                     servicer.ListModels,
                     request_deserializer=weft_dot_v1_dot_models__pb2.ListModelsRequest.FromString,
                     response_serializer=weft_dot_v1_dot_models__pb2.ListModelsResponse.SerializeToString,
+            ),
+            'PublishModel': grpc.stream_unary_rpc_method_handler(
+                    servicer.PublishModel,
+                    request_deserializer=weft_dot_v1_dot_models__pb2.PublishModelRequest.FromString,
+                    response_serializer=weft_dot_v1_dot_models__pb2.PublishModelResponse.SerializeToString,
+            ),
+            'ListModelVersions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListModelVersions,
+                    request_deserializer=weft_dot_v1_dot_models__pb2.ListModelVersionsRequest.FromString,
+                    response_serializer=weft_dot_v1_dot_models__pb2.ListModelVersionsResponse.SerializeToString,
+            ),
+            'RollbackModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.RollbackModel,
+                    request_deserializer=weft_dot_v1_dot_models__pb2.RollbackModelRequest.FromString,
+                    response_serializer=weft_dot_v1_dot_models__pb2.RollbackModelResponse.SerializeToString,
+            ),
+            'WatchModels': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchModels,
+                    request_deserializer=weft_dot_v1_dot_models__pb2.WatchModelsRequest.FromString,
+                    response_serializer=weft_dot_v1_dot_models__pb2.WatchModelsEvent.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -137,6 +219,114 @@ class ModelService:
             '/weft.v1.ModelService/ListModels',
             weft_dot_v1_dot_models__pb2.ListModelsRequest.SerializeToString,
             weft_dot_v1_dot_models__pb2.ListModelsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PublishModel(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/weft.v1.ModelService/PublishModel',
+            weft_dot_v1_dot_models__pb2.PublishModelRequest.SerializeToString,
+            weft_dot_v1_dot_models__pb2.PublishModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListModelVersions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/weft.v1.ModelService/ListModelVersions',
+            weft_dot_v1_dot_models__pb2.ListModelVersionsRequest.SerializeToString,
+            weft_dot_v1_dot_models__pb2.ListModelVersionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RollbackModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/weft.v1.ModelService/RollbackModel',
+            weft_dot_v1_dot_models__pb2.RollbackModelRequest.SerializeToString,
+            weft_dot_v1_dot_models__pb2.RollbackModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchModels(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/weft.v1.ModelService/WatchModels',
+            weft_dot_v1_dot_models__pb2.WatchModelsRequest.SerializeToString,
+            weft_dot_v1_dot_models__pb2.WatchModelsEvent.FromString,
             options,
             channel_credentials,
             insecure,
