@@ -79,13 +79,14 @@ def _run(program: Coroutine[Any, Any, Result]) -> Result:
 @app.command()
 def up(
     workers: Annotated[int, typer.Option(min=1, max=64, help="Processes with all services.")] = 1,
+    triton: Annotated[bool, typer.Option("--triton", help="Models are served by a Triton here.")] = False,
 ) -> None:
     """Runs the whole mesh here: all services, the job process and Envoy."""
     from weftd.rpc.telemetry import configure_logging
     from weftd.up import up as run_up
 
     configure_logging("warning")
-    asyncio.run(run_up(Settings(), workers, _console))
+    asyncio.run(run_up(Settings(), workers, _console, triton=triton))
 
 
 @app.command()
@@ -132,6 +133,14 @@ def jobs() -> None:
 
     give_way()
     asyncio.run(run_jobs(Settings()))
+
+
+@app.command()
+def triton() -> None:
+    """Runs NVIDIA's Triton here, with the models of the settings, at the address of WEFT_TRITON_URL."""
+    from weftd.local_triton import run_triton
+
+    asyncio.run(run_triton(Settings()))
 
 
 @app.command()

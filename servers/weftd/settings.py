@@ -70,6 +70,9 @@ class Settings(BaseSettings):
         default=None, description="Python of the models' own environment. Empty: the one of `make triton`."
     )
     triton_url: str = Field(default="", description="grpc://host:8001 of a Triton that runs elsewhere.")
+    triton_metrics_address: str = Field(
+        default="", description="host:port of the metrics of `weft triton`. Empty: none."
+    )
     triton_repository: str = Field(
         default="", description="Its models: a directory, or s3://bucket/path. Empty: below WEFT_DATA."
     )

@@ -27,24 +27,31 @@ __all__ = ["up"]
 
 # It gives way to all others, so on a busy machine its start takes long.
 _JOBS_LIMIT_S = 300
+# A language model is read from the disk first.
+_TRITON_LIMIT_S = 600
 _PORTS = (20_000, 32_768)
 
 
-async def up(settings: Settings, workers: int, console: Console) -> None:
+async def up(settings: Settings, workers: int, console: Console, *, triton: bool = False) -> None:
     """Runs until SIGINT or SIGTERM; a second one ends it at once. `workers`: processes with all services.
+
+    With `triton` a Triton of its own serves the models, and is ready before the services start.
 
     CannotStart with a plain message when a part cannot start. No process outlives it.
     """
 
+    if triton:
+        settings = _with_own_triton(settings)
+
     async def run() -> None:
         compose.make_data_directory(settings)
         with alone(settings.data, "up", "Weft") as lock:
-            await _run(settings, workers, console, lock)
+            await _run(settings, workers, console, lock, triton)
 
     await until_signal(run(), lambda: console.print("Stopped."))
 
 
-async def _run(settings: Settings, count: int, console: Console, lock: IO[str]) -> None:
+async def _run(settings: Settings, count: int, console: Console, lock: IO[str], triton: bool) -> None:
     started = time.monotonic()
     _require_free_port(settings.host, settings.port)
     logs = settings.data.absolute() / "logs"
@@ -63,6 +70,16 @@ async def _run(settings: Settings, count: int, console: Console, lock: IO[str]) 
         child = Child("jobs", ["jobs"], environment(settings), logs / "jobs.log", start_limit_s=_JOBS_LIMIT_S)
         return Worker(child, settings)
 
+    def make_triton(_slot: int) -> Worker:
+        child = Child(
+            "triton",
+            ["triton"],
+            environment(settings),
+            logs / "triton.log",
+            start_limit_s=_TRITON_LIMIT_S,
+        )
+        return Worker(child, settings)
+
     async def announce(workers: Sequence[Settings]) -> None:
         with plainly():
             fresh = compose.envoy_config(_together(workers))
@@ -70,6 +87,7 @@ async def _run(settings: Settings, count: int, console: Console, lock: IO[str]) 
 
     services = Workers(count, make_services, settings.drain_grace_s, announce)
     jobs = Workers(1, make_jobs, 0)
+    models = Workers(1 if triton else 0, make_triton, 0)
 
     async def restart(said: Callable[[str], None]) -> None:
         await services.restart(said)
@@ -83,6 +101,9 @@ async def _run(settings: Settings, count: int, console: Console, lock: IO[str]) 
         console.print(f"  [green]✓[/] {name}")
 
     async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(models.stop)
+        with plain_failures():
+            await models.start(said)
         with plainly():
             # Envoy goes last: the services still say goodbye through it.
             envoy = await stack.enter_async_context(compose.envoy_process(_together(services.settings)))
@@ -97,9 +118,19 @@ async def _run(settings: Settings, count: int, console: Console, lock: IO[str]) 
         async with asyncio.TaskGroup() as group:
             group.create_task(services.keep())
             group.create_task(jobs.keep())
+            group.create_task(models.keep())
             group.create_task(envoy.keep())
             group.create_task(serve_control(lock, restart))
-            group.create_task(keep_small(logs / f"{name}.log" for name in (*names, "jobs")))
+            group.create_task(keep_small(logs / f"{name}.log" for name in (*names, "jobs", "triton")))
+
+
+def _with_own_triton(settings: Settings) -> Settings:
+    if settings.triton_url:
+        raise CannotStart(
+            f"WEFT_TRITON_URL={settings.triton_url} names a Triton that runs already: "
+            "leave that out, or --triton."
+        )
+    return settings.model_copy(update={"triton_url": f"grpc://127.0.0.1:{_free_port()}"})
 
 
 def _free_addresses() -> dict[str, str]:

@@ -133,6 +133,7 @@ def environment(settings: Settings, metrics: socket.socket | None = None) -> dic
         "WEFT_DATA": str(settings.data.absolute()),
         "WEFT_HOST": settings.host,
         "WEFT_PORT": str(settings.port),
+        "WEFT_TRITON_URL": settings.triton_url,
         **{f"WEFT_{name.upper()}_ADDRESS": settings.address(name) for name in SERVICES},
         **({compose.METRICS_FD: str(metrics.fileno())} if metrics else {}),
     }

@@ -9,7 +9,7 @@ import os
 import secrets
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -21,15 +21,14 @@ import structlog
 from weftd.envoy.config import Endpoint
 from weftd.errors import WeftError
 from weftd.inference.triton.client import Triton
-from weftd.triton.canary import prove_values
 from weftd.triton.installation import Installation
+from weftd.triton.values import PROOF, prove_values
 
-__all__ = ["TritonConfig", "TritonError", "TritonProcess"]
+__all__ = ["Stub", "TritonConfig", "TritonError", "TritonProcess"]
 
 log = structlog.get_logger()
 
 _LAUNCH = Path(__file__).with_name("launch.py")
-_PROOF = Path(__file__).with_name("proof")
 _SHARED_MEMORY = Path("/dev/shm")
 _LIVE_LIMIT_S = 30.0
 _POLL_S = 0.02
@@ -39,6 +38,8 @@ _EXIT_LIMIT_S = 5
 _BACKOFF_MIN_S = 0.1
 _BACKOFF_MAX_S = 10.0
 _STABLE_S = 30.0
+# A file in /dev/shm is made a moment before the stub that it is for.
+_NEW_S = 30.0
 
 
 class TritonError(RuntimeError):
@@ -59,6 +60,16 @@ class TritonConfig:
     http: Endpoint | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Stub:
+    """A process that runs one instance of a model. `region`: its file in /dev/shm."""
+
+    pid: int
+    model: str
+    version: str
+    region: str
+
+
 class TritonProcess:
     """Runs Triton inside `async with`; `directory` gets its log and what it needs to run.
 
@@ -72,6 +83,7 @@ class TritonProcess:
         self._directory = directory.absolute()
         self._family = f"weft-{hashlib.sha256(str(self._directory).encode()).hexdigest()[:12]}-"
         self._prefix = ""
+        self._is_ready = False
         self._guardian: asyncio.subprocess.Process
         self._client: Triton
         self._cleanup = contextlib.AsyncExitStack()
@@ -96,9 +108,27 @@ class TritonProcess:
         return None
 
     @property
-    def shared_memory(self) -> list[Path]:
-        """The files in /dev/shm of the running server."""
-        return list(_SHARED_MEMORY.glob(f"{self._prefix}*"))
+    def is_up(self) -> bool:
+        """Whether it has started, with all its models, and has not ended since."""
+        return self._is_ready and self._guardian.returncode is None
+
+    def stubs(self) -> list[Stub]:
+        """Those that live. Reads /proc: blocks for a few ms."""
+        found = []
+        for child in self.server.children() if self.server else ():
+            with contextlib.suppress(psutil.Error, ValueError):  # it ended meanwhile, or is no stub yet
+                _, code, region, *_ = child.cmdline()  # a dead one has none
+                *_, model, version, _ = Path(code).parts
+                found.append(Stub(child.pid, model, version, region))
+        return found
+
+    def sweep(self, stubs: Iterable[Stub]) -> None:
+        """Removes what stubs that died have left in /dev/shm; `stubs` are the living."""
+        used = {stub.region for stub in stubs}
+        for file in _SHARED_MEMORY.glob(f"{self._prefix}*"):
+            with contextlib.suppress(OSError):
+                if file.name not in used and time.time() - file.stat().st_ctime > _NEW_S:
+                    file.unlink()
 
     async def __aenter__(self) -> Self:
         async with contextlib.AsyncExitStack() as stack:
@@ -107,7 +137,9 @@ class TritonProcess:
             await asyncio.to_thread(self._prepare)
             await self._spawn()
             stack.push_async_callback(self._stop)
-            await self._until_ready()
+            await self._until_live()
+            await self._load()
+            self._is_ready = True
             self._cleanup = stack.pop_all()
         return self
 
@@ -125,6 +157,7 @@ class TritonProcess:
         while True:
             started = time.monotonic()
             code = await self._guardian.wait()
+            self._is_ready = False
             if time.monotonic() - started > _STABLE_S:
                 wait_s = _BACKOFF_MIN_S
             log.warning("triton_ended", code=code, restart_in_s=wait_s)
@@ -133,10 +166,16 @@ class TritonProcess:
             try:
                 await asyncio.to_thread(self._prepare)
                 await self._spawn()
-                await self._until_ready()
+                await self._until_live()
             except (OSError, TritonError) as error:
                 log.error("triton_not_started", message=str(error))
                 await self._stop()
+                continue
+            try:
+                await self._load()
+            except TritonError as error:  # the others are served, and the canary tries this one again
+                log.error("triton_incomplete", message=str(error))
+            self._is_ready = True
 
     def _prepare(self) -> None:
         """Of an earlier server with this directory nothing can run any more: it died with its guardian."""
@@ -150,7 +189,7 @@ class TritonProcess:
         config = self.config
         arguments = [
             f"--model-repository={config.repository}",
-            f"--model-repository={_PROOF}",
+            f"--model-repository={PROOF}",
             "--model-control-mode=explicit",
             # What a configuration leaves out would be asked of the model, at each load.
             "--disable-auto-complete-config",
@@ -178,8 +217,7 @@ class TritonProcess:
                 start_new_session=True,
             )
 
-    async def _until_ready(self) -> None:
-        await self._until_live()
+    async def _load(self) -> None:
         try:
             await prove_values(self._client)
             # One after the other: reading weights is no faster in two.

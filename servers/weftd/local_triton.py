@@ -1,0 +1,130 @@
+"""`weft triton`: NVIDIA's Triton on this machine, with the models of the settings."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager
+from pathlib import Path
+
+import structlog
+
+from weftd import compose
+from weftd.addresses import endpoint
+from weftd.compose import CannotStart, plainly
+from weftd.lock import alone
+from weftd.log_files import keep_small
+from weftd.rpc.telemetry import configure_logging
+from weftd.settings import Settings
+from weftd.signals import until_signal
+from weftd.supervisor import announce_ready, die_with_parent
+from weftd.triton.canary import Canary
+from weftd.triton.installation import Installation, TritonMissing
+from weftd.triton.process import TritonConfig, TritonError, TritonProcess
+from weftd.triton.repository import Model, assemble
+
+__all__ = ["models", "models_python", "run_triton", "triton_process"]
+
+_LISTEN = "grpc://127.0.0.1:8001"
+
+log = structlog.get_logger()
+
+
+async def run_triton(settings: Settings) -> None:
+    """Runs Triton at WEFT_TRITON_URL, mends what dies of it, and ends at SIGTERM with all that is its."""
+    die_with_parent()
+    compose.make_data_directory(settings)
+    configure_logging(settings.log_level, service="triton")
+
+    async def run() -> None:
+        async with AsyncExitStack() as stack:
+            stack.enter_context(alone(settings.data, "triton", "Triton"))
+            with _triton_plainly():
+                process = await stack.enter_async_context(triton_process(settings))
+            announce_ready()
+            async with asyncio.TaskGroup() as group:
+                group.create_task(process.keep())
+                group.create_task(Canary(process).run())
+                group.create_task(keep_small([process.log_file]))
+
+    await until_signal(run(), lambda: log.info("stopped"))
+
+
+def triton_process(settings: Settings) -> TritonProcess:
+    """The server of the settings, its repository made ready. Blocks for the time of copying some small files.
+
+    CannotStart, TritonMissing or ValueError where that cannot be.
+    """
+    installation = Installation.find(models_python(settings))
+    listen = endpoint(_without_scheme(settings.triton_url or _LISTEN))
+    metrics = endpoint(settings.triton_metrics_address) if settings.triton_metrics_address else None
+    directory = settings.data.absolute() / "triton"
+    repository = _repository(settings, directory)
+    served = models(settings)
+    with plainly():
+        assemble(served, repository)
+    config = TritonConfig(repository, [model.name for model in served], listen, metrics)
+    return TritonProcess(installation, config, directory)
+
+
+def models_python(settings: Settings) -> Path:
+    """The interpreter of the models' own environment, which `make triton` makes; it may be missing."""
+    return settings.models_python or Path(sys.prefix) / "models" / "bin" / "python"
+
+
+def models(settings: Settings) -> list[Model]:
+    """What is served: the embedder, and a reranker and a language model where those are configured."""
+    # On a CPU a batch computes on one thread: as many instances as threads. A GPU takes all in one.
+    instances = settings.threads if settings.device == "cpu" else 1
+    cache = {"cache": str(settings.data.absolute() / "models")}
+    found = [
+        Model(
+            "embedder",
+            settings.batch_size,
+            instances,
+            settings.device,
+            {"directory": _named(settings.embedder), **cache},
+        )
+    ]
+    if settings.reranker:
+        found.append(
+            Model(
+                "reranker",
+                settings.batch_size,
+                instances,
+                settings.device,
+                {"directory": _named(settings.reranker)},
+            )
+        )
+    if settings.llm:
+        found.append(Model("llm", device=settings.device, parameters={"directory": _named(settings.llm)}))
+    return found
+
+
+def _repository(settings: Settings, directory: Path) -> Path:
+    if "://" in settings.triton_repository:
+        raise CannotStart(
+            f"WEFT_TRITON_REPOSITORY={settings.triton_repository} is no directory: a Triton on this machine "
+            "has its models in one. Leave it out, or name a directory."
+        )
+    return Path(settings.triton_repository).absolute() if settings.triton_repository else directory / "models"
+
+
+def _named(directory: Path | None) -> str:
+    return str(directory.absolute()) if directory else ""
+
+
+def _without_scheme(url: str) -> str:
+    if not url.startswith("grpc://"):
+        raise CannotStart(f"WEFT_TRITON_URL={url} is no address of a Triton: write grpc://host:port.")
+    return url.removeprefix("grpc://").rstrip("/")
+
+
+@contextmanager
+def _triton_plainly() -> Iterator[None]:
+    with plainly():
+        try:
+            yield
+        except (TritonMissing, TritonError) as error:
+            raise CannotStart(str(error)) from error
