@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from weft.v1.common_pb2 import Message, Reference
 from weftd.evaluation.questions import Document, read_questions
-from weftd.inference.open import open_embedder
+from weftd.inference.onnx_embedder import open_embedder
 from weftd.inference.port import Embedder
 from weftd.models.extractive.evidence import FEATURES, Evidence, Profile, gather
 from weftd.models.extractive.model import shortlist_cosines

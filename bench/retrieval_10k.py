@@ -29,7 +29,7 @@ from weft.v1.chat_pb2_grpc import ChatServiceStub
 from weft.v1.common_pb2 import Message
 from weft.v1.retrieval_pb2 import SearchRequest
 from weft.v1.retrieval_pb2_grpc import RetrievalServiceStub
-from weftd.inference.open import open_embedder
+from weftd.inference.onnx_embedder import open_embedder
 from weftd.stores.passages.lance import LancePassages
 from weftd.stores.passages.port import Passage
 

@@ -6,9 +6,9 @@ import asyncio
 import os
 import socket
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from weftd.addresses import endpoint, endpoints
 from weftd.envoy.config import Endpoint, EnvoyConfig
@@ -19,7 +19,8 @@ from weftd.settings import SERVICES, Settings
 
 # Stores and models are imported where they are opened: they load slowly, and few programs need all.
 if TYPE_CHECKING:
-    from weftd.inference.onnx_embedder import OnnxEmbedder
+    from weftd.inference.port import Embedder, Reranker
+    from weftd.inference.triton.client import Triton
     from weftd.models.port import ModelRegistry
     from weftd.stores.blobs.directory import DirectoryBlobs
     from weftd.stores.passages.port import DensePassages, LexicalPassages, PassageStore
@@ -41,6 +42,8 @@ __all__ = [
     "open_embedder",
     "open_passages",
     "open_records",
+    "open_reranker",
+    "open_triton",
     "plainly",
     "token_verifier",
 ]
@@ -150,20 +153,69 @@ async def open_passages(settings: Settings) -> AsyncIterator[Passages]:
 
 
 @asynccontextmanager
-async def open_embedder(settings: Settings) -> AsyncIterator[OnnxEmbedder]:
-    """The model that embeds, in this process."""
-    from weftd.inference.open import ModelFilesMissing
-    from weftd.inference.open import open_embedder as load
+async def open_triton(settings: Settings) -> AsyncIterator[Triton]:
+    """Calls to the Triton of WEFT_TRITON_URL."""
+    from weftd.inference.triton.client import Triton
 
-    cache = settings.data.absolute() / "models"
+    with plainly():
+        address = endpoint(settings.triton_url.removeprefix("grpc://"))
+    triton = Triton(str(address))
     try:
-        embedder = await asyncio.to_thread(load, settings.embedder, cache, settings.threads)
-    except ModelFilesMissing as error:
-        raise CannotStart(str(error)) from error
-    try:
-        yield embedder
+        yield triton
     finally:
-        await embedder.close()
+        await triton.close()
+
+
+@asynccontextmanager
+async def open_embedder(settings: Settings) -> AsyncIterator[Embedder]:
+    """The model that embeds: on Triton where one is set, else in this process."""
+    async with AsyncExitStack() as stack:
+        embedder: Embedder
+        with plainly():
+            if settings.triton_url:
+                from weftd.inference.triton.embedder import TritonEmbedder
+
+                triton = await stack.enter_async_context(open_triton(settings))
+                embedder = await TritonEmbedder.connect(triton, settings.embedder)
+            else:
+                from weftd.inference.onnx_embedder import open_embedder as load
+
+                embedder = await asyncio.to_thread(load, settings.embedder, **_in_process(settings))
+        stack.push_async_callback(embedder.close)
+        yield embedder
+
+
+@asynccontextmanager
+async def open_reranker(settings: Settings) -> AsyncIterator[Reranker | None]:
+    """The model that puts passages in order, likewise; None where none is set."""
+    if settings.reranker is None:
+        yield None
+        return
+    async with AsyncExitStack() as stack:
+        reranker: Reranker
+        with plainly():
+            if settings.triton_url:
+                from weftd.inference.triton.reranker import TritonReranker
+
+                triton = await stack.enter_async_context(open_triton(settings))
+                reranker = await TritonReranker.connect(triton, settings.reranker)
+            else:
+                from weftd.inference.onnx_reranker import open_reranker as load
+
+                reranker = await asyncio.to_thread(load, settings.reranker, **_in_process(settings))
+        stack.push_async_callback(reranker.close)
+        yield reranker
+
+
+def _in_process(settings: Settings) -> dict[str, Any]:
+    """How a model runs here."""
+    return {
+        "cache": settings.data.absolute() / "models",
+        "threads": settings.threads,
+        "batch_size": settings.batch_size,
+        "delay_s": settings.batch_delay_ms / 1_000,
+        "device": settings.device,
+    }
 
 
 def open_blobs(settings: Settings) -> DirectoryBlobs:
@@ -175,7 +227,7 @@ def open_blobs(settings: Settings) -> DirectoryBlobs:
 
 
 @asynccontextmanager
-async def language_models(settings: Settings, embedder: OnnxEmbedder) -> AsyncIterator[ModelRegistry]:
+async def language_models(settings: Settings, embedder: Embedder) -> AsyncIterator[ModelRegistry]:
     """The configured endpoints in their order, then the extractive answerer."""
     from weftd.models.extractive.model import ExtractiveModel
     from weftd.models.openai_compatible import Endpoint as ModelEndpoint

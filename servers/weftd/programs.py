@@ -21,7 +21,7 @@ from weftd.envoy.process import EnvoyProcess
 from weftd.errors import Unavailable
 from weftd.lifecycle import run_until_stopped
 from weftd.lock import alone
-from weftd.rooms import Rooms, passages_backends, records_backend, show_embedder, show_records
+from weftd.rooms import Rooms, model_backends, passages_backends, records_backend, show_embedder, show_records
 from weftd.rpc import gauges, telemetry
 from weftd.rpc.channels import Peers
 from weftd.rpc.drain import Drain
@@ -175,7 +175,16 @@ async def run_jobs(settings: Settings) -> None:
             index = IndexSteps(records, blobs, writer, embedder, Limits(), worker)
             jobs = Jobs(records, index, PurgeSteps(records, blobs, writer), worker, settings.jobs)
             ready = await _serve_jobs_metrics(
-                settings, stack, Health([], [records_backend(records), *passages_backends(passages)])
+                settings,
+                stack,
+                Health(
+                    [],
+                    [
+                        records_backend(records),
+                        *passages_backends(passages),
+                        *model_backends(settings, embedder=embedder),
+                    ],
+                ),
             )
             with compose.database_plainly("jobs"):
                 await until_signal(jobs.run(ready), _log_end)

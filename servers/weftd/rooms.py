@@ -5,6 +5,8 @@ from __future__ import annotations
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import structlog
+
 from weft.v1 import chat_pb2_grpc, knowledge_pb2_grpc, models_pb2_grpc, retrieval_pb2_grpc
 from weftd import compose
 from weftd.addresses import grpc_target
@@ -16,12 +18,21 @@ from weftd.rpc.server import Service
 from weftd.settings import ServiceName, Settings
 
 if TYPE_CHECKING:
-    from weftd.inference.onnx_embedder import OnnxEmbedder
+    from weftd.inference.port import Embedder, Reranker
     from weftd.stores.records.engine import Records
 
-__all__ = ["Rooms", "passages_backends", "records_backend", "show_embedder", "show_records"]
+__all__ = [
+    "Rooms",
+    "model_backends",
+    "passages_backends",
+    "records_backend",
+    "show_embedder",
+    "show_records",
+]
 
 T = TypeVar("T")
+
+log = structlog.get_logger()
 
 
 class Rooms:
@@ -91,7 +102,8 @@ class Rooms:
                 lambda connection: datasets.live_documents(connection, tenant, document_ids)
             )
 
-        searcher = Searcher(passages.dense, passages.lexical, await self._embedder())
+        reranker = await self._reranker()
+        searcher = Searcher(passages.dense, passages.lexical, await self._embedder(), reranker)
         gauges.show_used("searches", lambda: searcher.running)
         return _service(
             "Retrieval",
@@ -140,9 +152,21 @@ class Rooms:
         return self._opened["passages"]
 
     async def _embedder(self) -> Any:
-        embedder = await self._once("embedder", compose.open_embedder(self._settings))
-        show_embedder(embedder)
-        return embedder
+        if "embedder" not in self._opened:
+            embedder = await self._once("embedder", compose.open_embedder(self._settings))
+            show_embedder(embedder)
+            self.dependencies += model_backends(self._settings, embedder=embedder)
+        return self._opened["embedder"]
+
+    async def _reranker(self) -> Any:
+        reranker = await self._once("reranker", compose.open_reranker(self._settings))
+        gauges.show_loaded("reranker", reranker is not None)
+        if reranker is None:
+            log.info("no_reranker", hint="WEFT_RERANKER is empty: passages keep the order of the search.")
+        else:
+            gauges.show_waiting("rerankings", lambda: reranker.waiting)
+            self.dependencies += model_backends(self._settings, reranker=reranker)
+        return reranker
 
     async def _once(self, name: str, opening: AbstractAsyncContextManager[T]) -> T:
         if name not in self._opened:
@@ -164,13 +188,22 @@ def passages_backends(passages: compose.Passages) -> list[Dependency]:
     ]
 
 
+def model_backends(settings: Settings, **models: Embedder | Reranker) -> list[Dependency]:
+    """The models that a Triton serves, by name, likewise; those of this process are no backends."""
+    if not settings.triton_url:
+        return []
+    return [
+        Dependency(name, settings.triton_url, model.ping, replaceable=True) for name, model in models.items()
+    ]
+
+
 def show_records(records: Records) -> None:
     """What waits for the database, in this process's metrics."""
     gauges.show_waiting("records_writes", lambda: records.writes_waiting)
     gauges.show_waiting("records_reads", lambda: records.reads_waiting)
 
 
-def show_embedder(embedder: OnnxEmbedder) -> None:
+def show_embedder(embedder: Embedder) -> None:
     """What waits for the embedding model, likewise."""
     gauges.show_waiting("embeddings", lambda: embedder.waiting)
 

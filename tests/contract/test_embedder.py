@@ -15,8 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from weftd.inference.onnx_embedder import OnnxEmbedder
-from weftd.inference.open import ModelFilesMissing, open_embedder
+from weftd.inference.onnx_embedder import OnnxEmbedder, open_embedder
 
 HIDDEN, LAYERS, HEADS, WIDE, POSITIONS = 8, 2, 2, 16, 16
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
@@ -223,7 +222,7 @@ async def test_languages_are_those_of_the_tokenizer_unless_stated(tmp_path: Path
 
 
 def missing(directory: Path) -> str:
-    with pytest.raises(ModelFilesMissing) as refused:
+    with pytest.raises(ValueError) as refused:
         open_embedder(directory, directory / "cache", 1)
     return str(refused.value)
 

@@ -62,7 +62,7 @@ class Store:
 
 
 def searcher(dense: Store, lexical: Store, concurrent: int = 8) -> Searcher:
-    return Searcher(dense, lexical, Embedder(), concurrent)  # type: ignore[arg-type]  # fakes of two methods
+    return Searcher(dense, lexical, Embedder(), concurrent=concurrent)  # type: ignore[arg-type]  # fakes of two methods
 
 
 def names(hits: Sequence[Hit]) -> list[str]:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Collection
+import math
+import time
+from collections.abc import Awaitable, Collection, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import structlog
 
 from weft.v1 import error_reason_pb2
 from weftd.errors import InvalidArgument, ResourceExhausted, Unavailable
-from weftd.inference.port import Embedder
+from weftd.inference.port import Embedder, Reranker
 from weftd.retrieval.fuse import fuse
-from weftd.stores.passages.port import DensePassages, Hit, LexicalPassages, Scope
+from weftd.stores.passages.port import DensePassages, Hit, LexicalPassages, Scope, searchable
 from weftd.text.tokens import search_tokens
 
 ROUTES = ("dense", "lexical")
@@ -21,6 +24,8 @@ _DEPTH = 50
 # Words of a query that are looked up, in its order.
 _WORDS = 256
 _ROUTE_TIMEOUT_S = 3.0
+# The first passages of the fusion, which the reranker puts in order. On two cores it reads 50 a second.
+_HEAD = 24
 # A route may use that share of the caller's time; the rest is for answering without it.
 _SHARE_OF_TIME = 0.8
 
@@ -29,7 +34,7 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """`routes`: those that answered. `degraded`: those that did not, though they should have."""
+    """`routes`: those that answered. `degraded`: what did not, though it should have; "rerank" too."""
 
     hits: list[Hit]
     routes: tuple[str, ...]
@@ -40,11 +45,17 @@ class Searcher:
     """Searches `dense` and `lexical` side by side; at most `concurrent` searches at once."""
 
     def __init__(
-        self, dense: DensePassages, lexical: LexicalPassages, embedder: Embedder, concurrent: int = 128
+        self,
+        dense: DensePassages,
+        lexical: LexicalPassages,
+        embedder: Embedder,
+        reranker: Reranker | None = None,
+        concurrent: int = 128,
     ) -> None:
         self._dense = dense
         self._lexical = lexical
         self._embedder = embedder
+        self._reranker = reranker
         self._concurrent = concurrent
         self._running = asyncio.Semaphore(concurrent)
 
@@ -70,7 +81,8 @@ class Searcher:
 
         A route that fails or takes too long is left out and reported. The dense route is left out
         too where the embedder does not know the query's language, and so are its passages in such a
-        language: their vectors mean nothing. When cancelled it stops its routes first.
+        language: their vectors mean nothing. Where there is a reranker that knows the language it puts
+        the first ones in order; when it fails they keep theirs. When cancelled it stops its routes first.
 
         Raises `Unavailable` when no route answered, `InvalidArgument` when only the dense one was
         asked for and does not know the language, `ResourceExhausted` when too many searches run.
@@ -89,21 +101,26 @@ class Searcher:
             )
         depth = max(_DEPTH, 2 * limit)
         searches = {"dense": self._by_vector, "lexical": self._by_words}
-        timeout_s = (
-            _ROUTE_TIMEOUT_S if time_left_s is None else min(_ROUTE_TIMEOUT_S, _SHARE_OF_TIME * time_left_s)
-        )
-        async with self._running, asyncio.TaskGroup() as group:
-            tasks = {
-                route: group.create_task(_attempt(route, searches[route](query, scope, depth), timeout_s))
-                for route in wanted
-            }
-        answers = {route: task.result() for route, task in tasks.items()}
-        rankings = {route: answer for route, answer in answers.items() if isinstance(answer, list)}
-        failures = [answer for answer in answers.values() if isinstance(answer, Unavailable)]
-        if not rankings:
-            raise failures[0]
-        degraded = tuple(route for route in wanted if route not in rankings)
-        return Found(fuse(rankings, limit), tuple(rankings), degraded)
+        deadline = None if time_left_s is None else time.monotonic() + _SHARE_OF_TIME * time_left_s
+        async with self._running:
+            async with asyncio.TaskGroup() as group:
+                tasks = {
+                    route: group.create_task(_attempt(route, searches[route](query, scope, depth), deadline))
+                    for route in wanted
+                }
+            answers = {route: task.result() for route, task in tasks.items()}
+            rankings = {route: answer for route, answer in answers.items() if isinstance(answer, list)}
+            failures = [answer for answer in answers.values() if not isinstance(answer, list)]
+            if not rankings:
+                raise failures[0]
+            degraded = tuple(route for route in wanted if route not in rankings)
+            hits = fuse(rankings, max(limit, _HEAD))
+            if self._reranker is not None and self._reranker.supports(query):
+                order = await _attempt("rerank", _reranked(self._reranker, query, hits), deadline)
+                hits, degraded = (
+                    (order, degraded) if isinstance(order, list) else (hits, (*degraded, "rerank"))
+                )
+        return Found(hits[:limit], tuple(rankings), degraded)
 
     async def _by_vector(self, query: str, scope: Scope, depth: int) -> list[Hit]:
         (vector,) = await self._embedder.embed([query])
@@ -116,18 +133,31 @@ class Searcher:
         return await self._lexical.match(scope, self._embedder.model_id, words, depth)
 
 
-async def _attempt(route: str, search: Awaitable[list[Hit]], timeout_s: float) -> list[Hit] | Unavailable:
-    """What the route found, or why it did not answer."""
+async def _reranked(reranker: Reranker, query: str, hits: Sequence[Hit]) -> list[Hit]:
+    """`hits`, the first of them in the reranker's order and with its scores; none behind has more."""
+    head, rest = hits[:_HEAD], hits[_HEAD:]
+    scores = await reranker.score(query, [searchable(hit.passage) for hit in head])
+    ranked = [Hit(head[index].passage, float(scores[index])) for index in np.argsort(-scores, kind="stable")]
+    return ranked + [Hit(hit.passage, hit.score * ranked[-1].score) for hit in rest]
+
+
+async def _attempt(
+    step: str, work: Awaitable[list[Hit]], deadline: float | None
+) -> list[Hit] | ResourceExhausted | Unavailable:
+    """What the step gave, or why it did not answer. `deadline` is of time.monotonic()."""
+    left_s = math.inf if deadline is None else max(0.0, deadline - time.monotonic())
+    timeout_s = min(_ROUTE_TIMEOUT_S, left_s)
+    failure: ResourceExhausted | Unavailable
     try:
         async with asyncio.timeout(timeout_s):
-            return await search
+            return await work
     except TimeoutError:
         failure = Unavailable(
             error_reason_pb2.ERROR_REASON_BACKEND_UNAVAILABLE,
-            f"The {route} search took longer than {timeout_s:.1f} s. Try again, with more time if you can.",
+            f"The {step} search took longer than {timeout_s:.1f} s. Try again, with more time if you can.",
             metadata={"backend": "passages"},
         )
-    except Unavailable as error:
+    except (ResourceExhausted, Unavailable) as error:
         failure = error
-    log.warning("route_failed", route=route, reason=failure.message)
+    log.warning("route_failed", route=step, reason=failure.message)
     return failure

@@ -1,9 +1,9 @@
-"""A BERT sentence encoder as one ONNX file, written from its weights without torch.
+"""A BERT model as one ONNX file, written from its weights without torch.
 
-The file uses onnxruntime's fused CPU operators (domain `com.microsoft`), and holds pooling and
-normalisation too: `input_ids`, `attention_mask` (batch, sequence) in, `sentence_embedding`
-(batch, hidden) out. Architecture: Devlin et al., "BERT" (2019); Reimers and Gurevych,
-"Sentence-BERT" (2019).
+The file uses onnxruntime's fused operators (domain `com.microsoft`), and holds the model's head too.
+A sentence encoder: `input_ids`, `attention_mask` (batch, sequence) in, `sentence_embedding`
+(batch, hidden) of unit length out. A cross-encoder: `token_type_ids` in as well, `logits` (batch, 1)
+out. Architecture: Devlin et al., "BERT" (2019); Reimers and Gurevych, "Sentence-BERT" (2019).
 """
 
 from __future__ import annotations
@@ -19,15 +19,16 @@ from onnx import TensorProto, helper, numpy_helper
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-Pooling = Literal["mean", "cls"]
+Head = Literal["mean", "cls", "score"]
 _FUSED = "com.microsoft"
 _SUPPORTED = {"model_type": "bert", "hidden_act": "gelu", "position_embedding_type": "absolute"}
 
 
-def write_onnx(weights: Path, config: Mapping[str, Any], pooling: Pooling, target: Path) -> None:
+def write_onnx(weights: Path, config: Mapping[str, Any], head: Head, target: Path) -> None:
     """Writes `target` from the safetensors file `weights`.
 
-    Raises ValueError for any architecture but plain BERT, and for a file that is not whole.
+    `head` "mean" and "cls" make a sentence encoder of that pooling, "score" a cross-encoder. Raises
+    ValueError for any architecture but plain BERT, and for a file that is not whole.
     """
     for key, value in _SUPPORTED.items():
         if config.get(key, value) != value:
@@ -42,12 +43,12 @@ def write_onnx(weights: Path, config: Mapping[str, Any], pooling: Pooling, targe
     prefix = "" if "embeddings.word_embeddings.weight" in tensors else "bert."
     graph = _Graph({name.removeprefix(prefix): tensor for name, tensor in tensors.items()})
     try:
-        _encode(graph, config, pooling)
+        _encode(graph, config, head)
     except KeyError as error:
         raise ValueError(
             f"{weights} has no tensor {error}: it does not hold the whole of a BERT model."
         ) from None
-    onnx.save(graph.model(int(config["hidden_size"])), str(target))
+    onnx.save(graph.model(), str(target))
 
 
 class _Graph:
@@ -57,6 +58,8 @@ class _Graph:
         self._weights = weights
         self._nodes: list[Any] = []
         self._constants: dict[str, Any] = {}
+        self._inputs = ["input_ids", "attention_mask"]
+        self._output: Any = None
 
     def weight(self, name: str) -> npt.NDArray[np.float32]:
         return self._weights[name].astype(np.float32)
@@ -78,22 +81,32 @@ class _Graph:
         self._nodes.append(helper.make_node(operator, inputs, list(outputs), domain=domain, **attributes))
         return outputs[0]
 
-    def model(self, hidden: int) -> Any:
+    def input(self, name: str) -> str:
+        self._inputs.append(name)
+        return name
+
+    def output(self, name: str, width: int) -> None:
+        self._output = helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", width])
+
+    def model(self) -> Any:
         inputs = [
             helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", "sequence"])
-            for name in ("input_ids", "attention_mask")
+            for name in self._inputs
         ]
-        output = helper.make_tensor_value_info("sentence_embedding", TensorProto.FLOAT, ["batch", hidden])
-        graph = helper.make_graph(self._nodes, "encoder", inputs, [output], list(self._constants.values()))
+        constants = list(self._constants.values())
+        graph = helper.make_graph(self._nodes, "encoder", inputs, [self._output], constants)
         opsets = [helper.make_opsetid("", 17), helper.make_opsetid(_FUSED, 1)]
         return helper.make_model(graph, opset_imports=opsets, ir_version=8)
 
 
-def _encode(graph: _Graph, config: Mapping[str, Any], pooling: Pooling) -> None:
+def _encode(graph: _Graph, config: Mapping[str, Any], head: Head) -> None:
     epsilon = float(config["layer_norm_eps"])
     graph.add("Cast", ["input_ids"], "ids", to=TensorProto.INT32)
     graph.add("Cast", ["attention_mask"], "mask", to=TensorProto.INT32)
-    graph.add("Sub", ["ids", "ids"], "segments")
+    if head == "score":
+        graph.add("Cast", [graph.input("token_type_ids")], "segments", to=TensorProto.INT32)
+    else:
+        graph.add("Sub", ["ids", "ids"], "segments")
     tables = ("word_embeddings", "position_embeddings", "token_type_embeddings", "LayerNorm")
     state = graph.add(
         "EmbedLayerNormalization",
@@ -107,7 +120,11 @@ def _encode(graph: _Graph, config: Mapping[str, Any], pooling: Pooling) -> None:
     )
     for index in range(int(config["num_hidden_layers"])):
         state = _layer(graph, f"encoder.layer.{index}.", state, int(config["num_attention_heads"]), epsilon)
-    _pool(graph, state, pooling)
+    if head == "score":
+        _classify(graph, state)
+    else:
+        _pool(graph, state, head)
+        graph.output("sentence_embedding", int(config["hidden_size"]))
 
 
 def _layer(graph: _Graph, name: str, state: str, heads: int, epsilon: float) -> str:
@@ -136,9 +153,25 @@ def _residual(graph: _Graph, name: str, value: str, skip: str, epsilon: float) -
     return graph.add("SkipLayerNormalization", inputs, f"{name}state", domain=_FUSED, epsilon=epsilon)
 
 
-def _pool(graph: _Graph, state: str, pooling: Pooling) -> None:
-    if pooling == "cls":
-        pooled = graph.add("Gather", [state, graph.constant("first", np.array(0))], "pooled", axis=1)
+def _first(graph: _Graph, state: str) -> str:
+    return graph.add("Gather", [state, graph.constant("first", np.array(0))], "first_state", axis=1)
+
+
+def _classify(graph: _Graph, state: str) -> None:
+    """BERT's pooler, and a linear layer of one output on it."""
+    if len(graph.weight("classifier.weight")) != 1:
+        raise ValueError("The model gives several scores for a pair; a cross-encoder gives one.")
+    value = _first(graph, state)
+    for layer, name in (("pooler.dense", "pooled"), ("classifier", "logits")):
+        inputs = [value, graph.stored(f"{layer}.weight"), graph.stored(f"{layer}.bias")]
+        graph.add("Gemm", inputs, name, transB=1)
+        value = graph.add("Tanh", [name], "squashed") if layer == "pooler.dense" else name
+    graph.output("logits", 1)
+
+
+def _pool(graph: _Graph, state: str, head: Head) -> None:
+    if head == "cls":
+        pooled = _first(graph, state)
     else:  # the mean has the direction of the sum, and only that is kept
         graph.add("Cast", ["attention_mask"], "weights", to=TensorProto.FLOAT)
         axis = graph.constant("axis", np.array([1]))
