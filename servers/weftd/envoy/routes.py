@@ -179,8 +179,7 @@ def _unary(
     if retry:
         route["retry_policy"] = {
             "retry_on": "connect-failure,refused-stream,reset,unavailable,cancelled",
-            # Over half a second: for so long a worker that came back may be left out when the other dies.
-            "num_retries": 6,
+            "num_retries": 3,
             "retry_back_off": {"base_interval": "0.025s", "max_interval": "0.5s"},
             "retry_host_predicate": [
                 {
