@@ -92,10 +92,12 @@ def running_triton(
         text=True,
     )
     assert program.stdin is not None and program.stdout is not None
+    guardian: psutil.Process | None = None
     try:
         said = program.stdout.readline().strip()
         if not said.isdecimal():
             raise RuntimeError(said or "Triton's program ended without a word.")
+        guardian = psutil.Process(int(said)).parent()
         grpc, http, metrics = (f"127.0.0.1:{port}" for port in ports)
         yield RunningTriton(
             grpc,
@@ -106,8 +108,13 @@ def running_triton(
             psutil.Process(int(said)),
         )
     finally:
+        # At once, and not after what still runs: its guardian ends all, whatever state it is in.
+        program.kill()
+        program.wait()
+        if guardian is not None:
+            guardian.wait(10)
         program.stdin.close()
-        program.wait(30)
+        program.stdout.close()
 
 
 async def _serve(directory: Path, ports: Sequence[int], models: Sequence[str]) -> None:

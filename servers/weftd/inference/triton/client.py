@@ -11,6 +11,7 @@ decoupled model, and its streams cannot be closed one by one.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
@@ -50,6 +51,12 @@ _OPTIONS: Final = [
 _ADMIN_LIMIT_S: Final = 10.0
 # Loading imports torch and reads weights.
 _LOAD_LIMIT_S: Final = 600.0
+# Of a call without a deadline, as jobs make them: a server that froze answers never.
+_ANSWER_LIMIT_S: Final = 60.0
+# A decoupled model sends something each second, if only a response without outputs. A stream whose process
+# was killed never ends in Triton: its silence is all that tells.
+_SILENCE_LIMIT_S: Final = 5.0
+_UNKNOWN: Final = re.compile("unknown model|is not (found|ready|available)|no available versions")
 _FINAL: Final = "triton_final_response"
 
 
@@ -89,16 +96,23 @@ class Triton:
         """One answer of a model that gives one. `outputs` empty: all; `version` empty: the one served."""
         request = _request(model, inputs, outputs, version)
         current = caller.current_or_none()
+        left_s = _time_left_s(current)
         try:
             response = await self._stub.ModelInfer(
-                request, metadata=_metadata(current), timeout=current.time_left_s() if current else None
+                request, metadata=_metadata(current), timeout=min(left_s, _ANSWER_LIMIT_S)
             )
         except grpc.aio.AioRpcError as error:
+            if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED and left_s > _ANSWER_LIMIT_S:
+                raise _broken(model, f"did not answer within {_ANSWER_LIMIT_S:.0f} s") from None
             _raise(error.code(), error.details() or "", model)
         return _answer(response)
 
     async def stream(self, model: str, inputs: Tensors) -> AsyncGenerator[Answer, None]:
-        """The answers of a decoupled model, as they come. Closing it cancels the request at once."""
+        """The answers of a decoupled model, as they come. Closing it cancels the request at once.
+
+        Unavailable after five seconds of silence: the model sends something each second, if only a response
+        without outputs, which is not yielded.
+        """
         request = _request(model, inputs, (), "")
         request.parameters["triton_enable_empty_final_response"].bool_param = True
         current = caller.current_or_none()
@@ -108,7 +122,8 @@ class Triton:
         try:
             await call.write(request)
             while True:
-                response = await call.read()
+                async with asyncio.timeout(_SILENCE_LIMIT_S):
+                    response = await call.read()
                 if response is grpc.aio.EOF:
                     raise _broken(model, "broke off before its end")
                 if response.error_message:
@@ -117,6 +132,8 @@ class Triton:
                     yield _answer(response.infer_response)
                 if response.infer_response.parameters[_FINAL].bool_param:
                     return
+        except TimeoutError:
+            raise _broken(model, f"said nothing for {_SILENCE_LIMIT_S:.0f} s") from None
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
             if isinstance(error, grpc.aio.AioRpcError):
                 _raise(error.code(), error.details() or "", model)
@@ -191,6 +208,11 @@ def _answer(response: Any) -> Answer:
     return Answer(outputs, response.model_version)
 
 
+def _time_left_s(current: caller.Caller | None) -> float:
+    left_s = current.time_left_s() if current else None
+    return float("inf") if left_s is None else left_s
+
+
 def _metadata(current: caller.Caller | None) -> tuple[tuple[str, str], ...]:
     """Triton joins the trace; the token is not its business."""
     if current is None:
@@ -209,6 +231,8 @@ def _raise(code: grpc.StatusCode | None, details: str, model: str) -> NoReturn:
         ) from None
     error: WeftError
     match code:
+        case None if _UNKNOWN.search(details):
+            error = _unserved(model, said)
         case grpc.StatusCode.DEADLINE_EXCEEDED:
             error = DeadlineExceeded()
         case grpc.StatusCode.INVALID_ARGUMENT:
@@ -216,14 +240,18 @@ def _raise(code: grpc.StatusCode | None, details: str, model: str) -> NoReturn:
                 ERROR_REASON_MODEL_REFUSED, f"The model {model} did not take the request.", metadata=said
             )
         case grpc.StatusCode.UNAVAILABLE | grpc.StatusCode.NOT_FOUND | grpc.StatusCode.CANCELLED:
-            error = Unavailable(
-                ERROR_REASON_BACKEND_UNAVAILABLE,
-                f"Triton does not serve {model or 'its repository'} just now. Try again in a second.",
-                metadata={"backend": "triton", **said},
-            )
+            error = _unserved(model, said)
         case _:
             error = _broken(model, "failed", said)
     raise error from None
+
+
+def _unserved(model: str, said: dict[str, str]) -> Unavailable:
+    return Unavailable(
+        ERROR_REASON_BACKEND_UNAVAILABLE,
+        f"Triton does not serve {model or 'its repository'} just now. Try again in a second.",
+        metadata={"backend": "triton", **said},
+    )
 
 
 def _broken(model: str, what: str, said: dict[str, str] | None = None) -> Unavailable:
