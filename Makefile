@@ -7,7 +7,11 @@ UV := $(BIN)/uv pip install -q --python $(BIN)/python
 # A program that asks for a password or shows a colour has no one to ask in CI.
 export npm_config_update_notifier = false
 
-.PHONY: up install test check generate clean
+# The models' own environment: Triton's stub needs numpy below 2, and the mesh has 2.
+MODELS := .venv/models/bin/python
+UV_MODELS := $(BIN)/uv pip install -q --python $(MODELS) --no-deps --require-hashes
+
+.PHONY: up install triton llm test check generate clean
 
 ## installs what is needed and runs the mesh on http://127.0.0.1:8080
 up: install
@@ -15,8 +19,14 @@ up: install
 
 install: .venv/.base $(PAGE)
 
+## installs NVIDIA's Triton and what its models need, for `weft up --triton`
+triton: install .venv/models/.triton
+
+## installs what a language model on Triton or in process needs too (torch: 5 GB)
+llm: triton .venv/models/.llm
+
 ## installs what the tests need, real servers included, and runs them all
-test: install .venv/.dev
+test: install .venv/.dev .venv/models/.triton .venv/models/.llm
 	@scripts/test.sh
 
 ## what is fast: contract, style, types, architecture, fresh stubs
@@ -42,6 +52,17 @@ generate: .venv/.dev clients/web/node_modules/.installed
 .venv/.dev: .venv/.base requirements/dev.txt
 	@echo "Installing what the tests need …"
 	@$(UV) --no-deps --require-hashes -r requirements/dev.txt
+	@touch $@
+
+.venv/models/.triton: .venv/bin/uv requirements/triton.txt
+	@echo "Installing Triton …"
+	@test -x $(MODELS) || $(PYTHON) -m venv --without-pip .venv/models
+	@$(UV_MODELS) -r requirements/triton.txt
+	@touch $@
+
+.venv/models/.llm: .venv/models/.triton requirements/llm.txt
+	@echo "Installing what language models need …"
+	@$(UV_MODELS) -r requirements/llm.txt
 	@touch $@
 
 clients/web/node_modules/.installed: clients/web/package.json clients/web/package-lock.json
