@@ -13,6 +13,7 @@ connections to PostgreSQL are counted.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import random
 import sys
@@ -83,12 +84,14 @@ class Stores:
             ).fetchone()
         assert row is not None
         port = int(self.records_url.rsplit(":", 1)[1].split("/")[0])
-        held = [
-            each.status
-            for process in processes(self.mesh.mesh).values()
-            for each in process.net_connections("tcp")
-            if each.raddr and each.raddr.port == port
-        ]
+        held = []
+        for process in processes(self.mesh.mesh).values():
+            with contextlib.suppress(psutil.NoSuchProcess):  # a parser that ended
+                held += [
+                    each.status
+                    for each in process.net_connections("tcp")
+                    if each.raddr and each.raddr.port == port
+                ]
         open_here = held.count(psutil.CONN_ESTABLISHED)
         return int(row[0]), len(held) - open_here + abs(int(row[0]) - open_here)
 
