@@ -61,8 +61,33 @@ class Store:
         return await self.search(scope, model_id, tokens, limit)
 
 
-def searcher(dense: Store, lexical: Store, concurrent: int = 8) -> Searcher:
-    return Searcher(dense, lexical, Embedder(), concurrent=concurrent)  # type: ignore[arg-type]  # fakes of two methods
+class Reranker:
+    """Likes passages by the number that is their name; fails, or waits for ever, where told to."""
+
+    waiting = 0
+
+    def __init__(self, *, fails: bool = False, hangs: bool = False) -> None:
+        self._fails, self._hangs = fails, hangs
+        self.passages: list[str] = []
+
+    def supports(self, text: str) -> bool:
+        return not is_east_asian(text)
+
+    async def score(self, query: str, passages: Sequence[str]) -> npt.NDArray[np.float32]:
+        self.passages = list(passages)
+        if self._hangs:
+            await asyncio.Event().wait()
+        if self._fails:
+            raise Unavailable(error_reason_pb2.ERROR_REASON_BACKEND_UNAVAILABLE, "down")
+        return np.array([int(passage.split()[0]) / 100 for passage in passages], np.float32)
+
+    async def ping(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+
+def searcher(dense: Store, lexical: Store, concurrent: int = 8, reranker: Reranker | None = None) -> Searcher:
+    return Searcher(dense, lexical, Embedder(), reranker, concurrent)  # type: ignore[arg-type]  # fakes of two methods
 
 
 def names(hits: Sequence[Hit]) -> list[str]:
@@ -144,3 +169,37 @@ async def test_too_many_searches_are_refused_and_room_comes_back() -> None:
     task.cancel()
     await asyncio.wait([task])
     assert names((await crowded.search("q", SCOPE, 5, ["lexical"])).hits) == ["l"]
+
+
+NUMBERED = [hit(str(number)) for number in range(40)]
+
+
+async def test_a_reranker_puts_the_first_passages_in_order() -> None:
+    reranker = Reranker()
+    found = await searcher(Store(NUMBERED), Store(), reranker=reranker).search("q", SCOPE, 30)
+    assert names(found.hits) == [*map(str, range(23, -1, -1)), *map(str, range(24, 30))]
+    assert (found.routes, found.degraded) == (("dense", "lexical"), ())
+    scores = [hit.score for hit in found.hits]
+    assert scores[:24] == pytest.approx([number / 100 for number in range(23, -1, -1)])
+    assert scores == sorted(scores, reverse=True)
+    assert reranker.passages[0] == "0\ntext"  # the text by which it is found
+
+
+async def test_what_is_cut_off_is_read_by_the_reranker_before() -> None:
+    found = await searcher(Store(NUMBERED), Store(), reranker=Reranker()).search("q", SCOPE, 2)
+    assert names(found.hits) == ["23", "22"]
+
+
+@pytest.mark.parametrize("reranker", [Reranker(fails=True), Reranker(hangs=True)], ids=["fails", "hangs"])
+async def test_a_reranker_that_does_not_answer_is_reported(reranker: Reranker) -> None:
+    search = searcher(Store(NUMBERED), Store(), reranker=reranker)
+    found = await search.search("q", SCOPE, 3, time_left_s=0.5)
+    assert (names(found.hits), found.degraded) == (["0", "1", "2"], ("rerank",))
+
+
+async def test_a_reranker_is_not_asked_in_vain() -> None:
+    reranker = Reranker()
+    assert (await searcher(Store(), Store(), reranker=reranker).search("q", SCOPE, 3)).hits == []
+    chinese = await searcher(Store(), Store(NUMBERED), reranker=reranker).search("什么是机器学习？", SCOPE, 3)
+    assert (names(chinese.hits), chinese.degraded) == (["0", "1", "2"], ())
+    assert reranker.passages == []

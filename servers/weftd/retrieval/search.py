@@ -115,7 +115,7 @@ class Searcher:
                 raise failures[0]
             degraded = tuple(route for route in wanted if route not in rankings)
             hits = fuse(rankings, max(limit, _HEAD))
-            if self._reranker is not None and self._reranker.supports(query):
+            if hits and self._reranker is not None and self._reranker.supports(query):
                 order = await _attempt("rerank", _reranked(self._reranker, query, hits), deadline)
                 hits, degraded = (
                     (order, degraded) if isinstance(order, list) else (hits, (*degraded, "rerank"))
