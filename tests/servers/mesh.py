@@ -153,7 +153,8 @@ def mesh_environment(data: Path, port: int, extra: Mapping[str, str] | None = No
 def running_mesh(
     directory: Path, topology: str = "one", environment: Mapping[str, str] | None = None
 ) -> Iterator[Mesh]:
-    """`one`: `weft up`; `two`: with two workers; `split`: services, job process and Envoy on their own."""
+    """`one`: `weft up`; `two`: with two workers; `triton`: with the models on Triton; `split`: services, job
+    process and Envoy on their own."""
     data = directory / "data"
     mesh = Mesh(port := free_port(), data, mesh_environment(data, port, environment))
     try:
@@ -161,6 +162,8 @@ def running_mesh(
             mesh.start("up", "up")
         elif topology == "two":
             mesh.start("up", "up", "--workers", "2")
+        elif topology == "triton" or topology == "triton":
+            mesh.start("up", "up", "--triton")
         else:
             for name in SERVICES:
                 mesh.environment[f"WEFT_{name.upper()}_ADDRESS"] = f"127.0.0.1:{free_port()}"
