@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
@@ -12,11 +12,16 @@ import prometheus_client
 import structlog
 
 from weft.v1 import models_pb2, models_pb2_grpc
-from weft.v1.error_reason_pb2 import ERROR_REASON_MODEL_CANNOT_CONTINUE, ERROR_REASON_OVERLOADED
+from weft.v1.error_reason_pb2 import (
+    ERROR_REASON_MODEL_CANNOT_CONTINUE,
+    ERROR_REASON_NO_MODEL_REPOSITORY,
+    ERROR_REASON_OVERLOADED,
+)
 from weftd.errors import FailedPrecondition, InvalidArgument, ResourceExhausted
 
 from .checks import check_generate
 from .port import LanguageModel, ModelRegistry
+from .versions.publishing import Publishing
 
 _log = structlog.get_logger()
 _OPEN = prometheus_client.Gauge(
@@ -30,9 +35,15 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class ModelService(models_pb2_grpc.ModelServiceServicer):
     """`open_generators` counts the models' generators that are open now, for metrics and tests."""
 
-    def __init__(self, models: ModelRegistry, *, max_generators: int = 1000) -> None:
-        """`max_generators` texts are written at once at most; one more is refused with OVERLOADED."""
+    def __init__(
+        self, models: ModelRegistry, publishing: Publishing | None = None, *, max_generators: int = 1000
+    ) -> None:
+        """`max_generators` texts are written at once at most; one more is refused with OVERLOADED.
+
+        Without `publishing` no Triton is configured.
+        """
         self._models = models
+        self._publishing = publishing
         self._slots = asyncio.Semaphore(max_generators)
         self.open_generators = 0
 
@@ -107,3 +118,37 @@ class ModelService(models_pb2_grpc.ModelServiceServicer):
             ],
             next_page_token=page[-1].model_id if start + size < len(models) else "",
         )
+
+    async def PublishModel(
+        self, request_iterator: AsyncIterator[models_pb2.PublishModelRequest], context: Context
+    ) -> models_pb2.PublishModelResponse:
+        return await self._versions().publish(request_iterator)
+
+    async def ListModelVersions(
+        self, request: models_pb2.ListModelVersionsRequest, context: Context
+    ) -> models_pb2.ListModelVersionsResponse:
+        return await self._versions().list_versions()
+
+    async def RollbackModel(
+        self, request: models_pb2.RollbackModelRequest, context: Context
+    ) -> models_pb2.RollbackModelResponse:
+        return await self._versions().rollback(request)
+
+    async def WatchModels(
+        self, request: models_pb2.WatchModelsRequest, context: Context
+    ) -> AsyncGenerator[models_pb2.WatchModelsEvent, None]:
+        async with aclosing(self._versions().watch()) as events:
+            seq = 0
+            async for event in events:
+                seq += 1
+                event.seq = seq
+                yield event
+
+    def _versions(self) -> Publishing:
+        if self._publishing is None:
+            raise FailedPrecondition(
+                ERROR_REASON_NO_MODEL_REPOSITORY,
+                "No Triton is configured here, so there are no versions of models. Start Weft with "
+                "`weft up --triton`, or set WEFT_TRITON_URL and WEFT_TRITON_REPOSITORY.",
+            )
+        return self._publishing

@@ -35,7 +35,8 @@ class Model:
 def assemble(models: Iterable[Model], repository: Path, source: Path = SOURCE) -> None:
     """Puts `models` into `repository`: version 1 and the configuration are renewed where they differ.
 
-    Versions above 1 and models that are not named are left alone. Nobody may serve from it meanwhile; what a
+    Versions above 1 and models that are not named are left alone; a version that was published stays the one
+    that is served, with the configuration that it brought. Nobody may serve from it meanwhile; what a
     kill leaves half done the next call mends. OSError where it cannot be written, ValueError for a parameter
     that the model does not know.
     """
@@ -48,7 +49,12 @@ def assemble(models: Iterable[Model], repository: Path, source: Path = SOURCE) -
             shutil.copytree(source / model.name / "1", staging, ignore=shutil.ignore_patterns(*_IGNORED))
             shutil.rmtree(own / "1", ignore_errors=True)
             staging.rename(own / "1")
-        text = _HEADER + text_format.MessageToString(_config(model, source))
+        config = _config(model, source)
+        if named := _published(own):
+            if (own / str(named) / "config.pbtxt").exists():
+                continue  # the version that is served brought its own
+            config.version_policy.specific.versions.append(named)
+        text = _HEADER + text_format.MessageToString(config)
         if _read(own / "config.pbtxt") != text:
             fresh = repository.parent / "config.pbtxt.new"
             fresh.write_text(text)
@@ -71,6 +77,16 @@ def _config(model: Model, source: Path) -> model_config_pb2.ModelConfig:
             raise ValueError(f"The model {model.name} has no parameter {name} in its config.pbtxt.")
         config.parameters[name].string_value = value
     return config
+
+
+def _published(own: Path) -> int:
+    """The version that the configuration names, where it is none of Weft's own; else 0."""
+    try:
+        config = text_format.Parse(_read(own / "config.pbtxt"), model_config_pb2.ModelConfig())
+    except text_format.ParseError:
+        return 0
+    named = max(config.version_policy.specific.versions, default=1)
+    return named if named > 1 and (own / str(named)).is_dir() else 0
 
 
 def _read(path: Path) -> str:

@@ -1,0 +1,1 @@
+"""The versions of the models that Triton serves: publishing, going back, watching."""
