@@ -30,7 +30,6 @@ from weftd.rpc.health import Health
 from weftd.rpc.interceptor import CallInterceptor
 from weftd.rpc.server import Service, bind, build_server
 
-LOAD_LIMIT_S, CALL_LIMIT_S = 3.0, 2.0
 ARCHIVE_LIMIT = 8 << 20
 
 _IMPORTS = """import os, time, threading, ctypes
@@ -176,29 +175,35 @@ class Versions:
         return int(answer.outputs["CODE"][0]), int(answer.version)
 
 
-def publishing_on(triton: Triton, server: RunningTriton, work: Path, drain: Drain) -> Publishing:
+def publishing_on(
+    triton: Triton, server: RunningTriton, work: Path, drain: Drain, limits: TrialLimits | None = None
+) -> Publishing:
     return Publishing(
         triton,
         VersionStore(str(server.repository)),
         work,
         drain,
         archive_limits=ArchiveLimits(bytes=ARCHIVE_LIMIT, entries=100),
-        trial_limits=TrialLimits(load_s=LOAD_LIMIT_S, call_s=CALL_LIMIT_S),
+        trial_limits=limits,
     )
 
 
 @asynccontextmanager
-async def serving(server: RunningTriton, directory: Path) -> AsyncIterator[Versions]:
+async def serving(
+    server: RunningTriton, directory: Path, limits: TrialLimits | None = None
+) -> AsyncIterator[Versions]:
     """ModelService with `publishing` over `server`."""
     keys = directory / "jwks.json"
     ensure_keys(keys)
     triton, drain = Triton(server.address), Drain(grace_s=1)
-    publishing = publishing_on(triton, server, directory / "work", drain)
+    publishing = publishing_on(triton, server, directory / "work", drain, limits)
     service = ModelService(ModelRegistry([ExtractiveModel()]), publishing)
     verifier = TokenVerifier(issuer="weft", audience="weft", jwks_file=keys)
     name = "weft.v1.ModelService"
     add = models_pb2_grpc.add_ModelServiceServicer_to_server
-    grpc_server = build_server([Service(name, service, add)], CallInterceptor(verifier, drain), Health([name]))
+    grpc_server = build_server(
+        [Service(name, service, add)], CallInterceptor(verifier, drain), Health([name])
+    )
     port = bind(grpc_server, "127.0.0.1:0")
     await grpc_server.start()
 

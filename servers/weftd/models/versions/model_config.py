@@ -43,9 +43,9 @@ def check_same(config: Config, before: Config, model: str) -> None:
         raise VersionRefused('its config.pbtxt has another backend than "python"')
     for kind in ("input", "output"):
         now, was = (_tensors(each, kind) for each in (config, before))
-        for name in sorted(now.keys() | was.keys()):
-            if name not in now:
-                raise VersionRefused(f"its config.pbtxt lacks the {kind} {name}")
+        if missing := was.keys() - now.keys():
+            raise VersionRefused(f"its config.pbtxt lacks the {kind} {min(missing)}")
+        for name in now:
             if now[name] != was.get(name):
                 raise VersionRefused(f"its config.pbtxt has another {kind} {name} than the version before")
     if config.model_transaction_policy.decoupled != before.model_transaction_policy.decoupled:
