@@ -1,0 +1,64 @@
+"""The language model that Triton serves."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+import numpy as np
+
+from weftd.errors import Unavailable
+from weftd.inference.port import TextPiece, TextRequest
+from weftd.inference.refusals import refused_text
+from weftd.inference.triton.client import Answer, Tensors, Triton
+
+__all__ = ["TritonGenerator"]
+
+
+class TritonGenerator:
+    """A `TextGenerator` over the tensors of `triton_models/llm`. Closing it leaves `triton` open."""
+
+    def __init__(self, triton: Triton, model: str = "llm") -> None:
+        self.name = model
+        self._triton = triton
+
+    async def generate(self, request: TextRequest) -> AsyncGenerator[TextPiece, None]:
+        try:
+            async with aclosing(self._triton.stream(self.name, _inputs(request))) as answers:
+                async for answer in answers:
+                    yield _piece(answer)
+        except Unavailable as error:
+            # A model that refuses inside a stream has no status of its own there, only words.
+            raise refused_text(self.name, error.metadata.get("triton", "")) or error from None
+
+    async def close(self) -> None:
+        """Nothing to let go of."""
+
+
+def _inputs(request: TextRequest) -> Tensors:
+    messages = json.dumps(request.messages, ensure_ascii=False)
+    inputs = {
+        "MESSAGES": np.array([messages.encode()], object),
+        "MAX_TOKENS": np.array([request.max_tokens], np.int32),
+    }
+    if request.prefix:
+        inputs["PREFIX"] = np.array([request.prefix.encode()], object)
+    if request.temperature is not None:
+        inputs["TEMPERATURE"] = np.array([request.temperature], np.float32)
+    if request.top_p is not None:
+        inputs["TOP_P"] = np.array([request.top_p], np.float32)
+    if request.stop:
+        inputs["STOP"] = np.array([each.encode() for each in request.stop], object)
+    return inputs
+
+
+def _piece(answer: Answer) -> TextPiece:
+    outputs = answer.outputs
+    return TextPiece(
+        text=outputs["TEXT"][0].decode(),
+        finish_reason=outputs["FINISH_REASON"][0].decode(),
+        prompt_tokens=int(outputs["PROMPT_TOKENS"][0]),
+        completion_tokens=int(outputs["COMPLETION_TOKENS"][0]),
+        version=answer.version,
+    )
