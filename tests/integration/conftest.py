@@ -9,7 +9,7 @@ import pytest
 from tests.servers.model_mesh import ModelMesh, running_model_mesh
 
 
-@pytest.fixture(scope="session", params=["one", "split"])
+@pytest.fixture(scope="session", params=["one", "split", "triton"])
 def model_mesh(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ModelMesh]:

@@ -216,7 +216,7 @@ async def index(wire: Transports, files: dict[str, bytes]) -> None:
 
 async def test_the_services_killed_in_mid_answer(model_mesh: ModelMesh, wire: Transports) -> None:
     """One kill for all: turns of the extractive model, of one that can go on, and of one that cannot."""
-    if model_mesh.topology != "one":
+    if model_mesh.topology == "split":
         pytest.skip("The supervisor that starts the services again is that of `weft up`.")
     await index(wire, {"quillmoor.md": _paragraphs(12)})
     question = "Which piers does the harbour of Quillmoor have, and when were they built?"

@@ -292,7 +292,7 @@ async def rest_of(wire: Transports, transport: str, asked: StreamChatRequest, se
 async def chat_killed(model_mesh: ModelMesh) -> None:
     """The process that runs the turns dies and is started again; where it is one of its own, the edge and
     Envoy live on."""
-    if model_mesh.topology == "one":
+    if model_mesh.topology != "split":
         await killed(model_mesh)
         return
     mesh = model_mesh.mesh

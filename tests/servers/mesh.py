@@ -162,7 +162,7 @@ def running_mesh(
             mesh.start("up", "up")
         elif topology == "two":
             mesh.start("up", "up", "--workers", "2")
-        elif topology == "triton" or topology == "triton":
+        elif topology == "triton":
             mesh.start("up", "up", "--triton")
         else:
             for name in SERVICES:
