@@ -6,6 +6,7 @@ import asyncio
 import sys
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import structlog
@@ -13,6 +14,7 @@ import structlog
 from weftd import compose
 from weftd.addresses import endpoint
 from weftd.compose import CannotStart, plainly
+from weftd.envoy.config import Endpoint
 from weftd.lock import alone
 from weftd.log_files import keep_small
 from weftd.rpc.telemetry import configure_logging
@@ -54,17 +56,19 @@ async def run_triton(settings: Settings) -> None:
 def triton_process(settings: Settings) -> TritonProcess:
     """The server of the settings, its repository made ready. Blocks for the time of copying some small files.
 
-    CannotStart, TritonMissing or ValueError where that cannot be.
+    CannotStart or TritonMissing where that cannot be.
     """
     installation = Installation.find(models_python(settings))
-    listen = endpoint(_without_scheme(settings.triton_url or _LISTEN))
-    metrics = endpoint(settings.triton_metrics_address) if settings.triton_metrics_address else None
+    listen = _address("WEFT_TRITON_URL", settings.triton_url or _LISTEN, "grpc://")
+    metrics = settings.triton_metrics_address
     directory = settings.data.absolute() / "triton"
     repository = _repository(settings, directory)
     served = models(settings)
     with plainly():
         assemble(served, repository)
-    config = TritonConfig(repository, [model.name for model in served], listen, metrics)
+    config = TritonConfig(repository, [model.name for model in served], listen)
+    if metrics:
+        config = replace(config, metrics=_address("WEFT_TRITON_METRICS_ADDRESS", metrics))
     return TritonProcess(installation, config, directory)
 
 
@@ -115,10 +119,13 @@ def _named(directory: Path | None) -> str:
     return str(directory.absolute()) if directory else ""
 
 
-def _without_scheme(url: str) -> str:
-    if not url.startswith("grpc://"):
-        raise CannotStart(f"WEFT_TRITON_URL={url} is no address of a Triton: write grpc://host:port.")
-    return url.removeprefix("grpc://").rstrip("/")
+def _address(name: str, value: str, scheme: str = "") -> Endpoint:
+    try:
+        if not value.startswith(scheme):
+            raise ValueError
+        return endpoint(value.removeprefix(scheme).rstrip("/"))
+    except ValueError:
+        raise CannotStart(f"{name}={value} is no address: write {scheme}host:port.") from None
 
 
 @contextmanager

@@ -23,7 +23,7 @@ import structlog
 from tritonclient.grpc import model_config_pb2
 from tritonclient.utils import triton_to_np_dtype
 
-from weft.v1.error_reason_pb2 import ERROR_REASON_MODEL_BROKEN
+from weft.v1.error_reason_pb2 import ERROR_REASON_MODEL_BROKEN, ERROR_REASON_MODEL_REFUSED
 from weftd.errors import FailedPrecondition, ResourceExhausted, WeftError
 from weftd.inference.triton.client import Answer, Served, Triton
 from weftd.triton.process import Stub, TritonProcess
@@ -35,7 +35,6 @@ log = structlog.get_logger()
 _LOOK_EVERY_S: Final = 0.5
 _CALL_EVERY_S: Final = 5.0
 _CALL_LIMIT_S: Final = 10.0
-_BACKOFF_MIN_S: Final = 1.0
 _BACKOFF_MAX_S: Final = 60.0
 _DEAD: Final = "is not healthy"
 
@@ -98,7 +97,7 @@ class Canary:
                     await asyncio.to_thread(self._process.sweep, stubs)
                     call_at = time.monotonic() + _CALL_EVERY_S
             except WeftError as error:
-                log.warning("canary_unanswered", message=error.message, **error.metadata)
+                log.warning("canary_unanswered", message=error.metadata.get("triton", error.message))
 
     async def _suspicious(self, index: list[Served], stubs: Iterable[Stub]) -> set[str]:
         """Models that should be served and are not, or lack a process; none that is being loaded."""
@@ -121,15 +120,13 @@ class Canary:
         except WeftError as error:
             if _DEAD in error.metadata.get("triton", ""):
                 await self._mend(model, index)
-            elif not isinstance(error, FailedPrecondition) or not error.metadata:
-                log.warning("canary_failed", model=model, message=error.message, **error.metadata)
+            elif error.reason != ERROR_REASON_MODEL_REFUSED:  # made-up input need not be to its taste
+                said = error.metadata.get("triton", error.message)
+                log.warning("canary_failed", model=model, message=said)
 
     async def _mend(self, model: str, index: list[Served]) -> None:
         if time.monotonic() < self._not_before.get(model, 0):
             return
-        self._tries[model] += 1
-        wait_s = min(_BACKOFF_MIN_S * 2 ** self._tries[model], _BACKOFF_MAX_S)
-        self._not_before[model] = time.monotonic() + wait_s
         started = time.monotonic()
         log.warning("model_dead", model=model)
         for each in index:
@@ -138,8 +135,13 @@ class Canary:
         try:
             await self._triton.load(model)
         except WeftError as error:
-            log.error("model_not_mended", model=model, again_in_s=wait_s, **error.metadata)
+            self._tries[model] += 1
+            wait_s = min(2.0 ** self._tries[model], _BACKOFF_MAX_S)
+            self._not_before[model] = time.monotonic() + wait_s
+            said = error.metadata.get("triton", error.message)
+            log.error("model_not_mended", model=model, again_in_s=wait_s, message=said)
             return
+        self._tries[model] = 0
         log.warning("model_mended", model=model, after_s=round(time.monotonic() - started, 2))
 
 

@@ -12,23 +12,17 @@ import signal
 import sys
 import time
 from pathlib import Path
-from types import FrameType
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
-_POLL_S = 0.02
+_LOOK_EVERY_S = 0.5
+_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
 
 
 def main(parent: int, prefix: str, grace_s: float, command: list[str]) -> int:
     kernel = ctypes.CDLL(None)
-    asked = False
-
-    def ask(_number: int, _frame: FrameType | None) -> None:
-        nonlocal asked
-        asked = True
-
-    signal.signal(signal.SIGTERM, ask)
-    signal.signal(signal.SIGINT, ask)
+    # They are waited for, and interrupt nothing.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     kernel.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     # The stubs of a killed server become our children: we end them, and see them end.
     kernel.prctl(_PR_SET_CHILD_SUBREAPER, 1)
@@ -37,21 +31,20 @@ def main(parent: int, prefix: str, grace_s: float, command: list[str]) -> int:
     if server == 0:
         os.setsid()
         kernel.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         if os.getppid() != own:
             os._exit(1)
         os.execv(command[0], command)
     end_at = float("inf")
     status = None
     while status is None:
+        seen = signal.sigtimedwait(_SIGNALS, _LOOK_EVERY_S)
         if os.getppid() != parent or time.monotonic() > end_at:
             _kill(server)
-        elif asked and end_at == float("inf"):
+        elif seen is not None and seen.si_signo != signal.SIGCHLD and end_at == float("inf"):
             os.kill(server, signal.SIGTERM)
             end_at = time.monotonic() + grace_s
         status = _reap(server)
-        time.sleep(_POLL_S)
     _kill(server)
     with contextlib.suppress(ChildProcessError):
         while True:

@@ -24,7 +24,7 @@ from weftd.inference.triton.client import Triton
 from weftd.triton.installation import Installation
 from weftd.triton.values import PROOF, prove_values
 
-__all__ = ["Stub", "TritonConfig", "TritonError", "TritonProcess"]
+__all__ = ["Stub", "TritonConfig", "TritonError", "TritonProcess", "shared_memory_prefix"]
 
 log = structlog.get_logger()
 
@@ -81,7 +81,7 @@ class TritonProcess:
         self._installation = installation
         self.config = config
         self._directory = directory.absolute()
-        self._family = f"weft-{hashlib.sha256(str(self._directory).encode()).hexdigest()[:12]}-"
+        self._family = shared_memory_prefix(directory)
         self._prefix = ""
         self._is_ready = False
         self._guardian: asyncio.subprocess.Process
@@ -224,7 +224,8 @@ class TritonProcess:
             for model in self.config.models:
                 await self._client.load(model)
         except WeftError as error:
-            said = error.metadata.get("triton", "")
+            # Without the model's traceback, which is in the log.
+            said = error.metadata.get("triton", "").partition("\n\nAt:")[0]
             raise TritonError(f"{said or error.message} (more in {self.log_file})") from error
         log.info("triton_ready", address=str(self.config.listen), models=list(self.config.models))
 
@@ -248,6 +249,11 @@ class TritonProcess:
         with contextlib.suppress(ProcessLookupError):
             self._guardian.terminate()
         await self._guardian.wait()
+
+
+def shared_memory_prefix(directory: Path) -> str:
+    """How the names of the files in /dev/shm begin of a server that runs in `directory`."""
+    return f"weft-{hashlib.sha256(str(directory.absolute()).encode()).hexdigest()[:12]}-"
 
 
 def _listening(name: str, where: Endpoint | None) -> list[str]:
