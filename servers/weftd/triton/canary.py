@@ -36,6 +36,8 @@ _LOOK_EVERY_S: Final = 0.5
 _CALL_EVERY_S: Final = 5.0
 _CALL_LIMIT_S: Final = 10.0
 _BACKOFF_MAX_S: Final = 60.0
+# As good as another for a model that embeds, and a conversation for one that writes.
+_TEXT: Final = '[{"role": "user", "content": "canary"}]'
 _DEAD: Final = "is not healthy"
 
 
@@ -163,5 +165,5 @@ def _touch(version: Path) -> None:
 def _made_up(data_type: int, shape: list[int]) -> Any:
     name = model_config_pb2.DataType.Name(data_type).removeprefix("TYPE_")
     if name == "STRING":
-        return np.full(shape, "canary", object)
+        return np.full(shape, _TEXT, object)
     return np.ones(shape, triton_to_np_dtype(name))

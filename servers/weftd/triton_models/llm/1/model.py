@@ -11,7 +11,7 @@ import triton_python_backend_utils as pb
 
 if int(np.__version__.partition(".")[0]) >= 2:
     raise RuntimeError(
-        f"The models' Python has numpy {np.__version__}, with which Triton's stub reads zeros: install numpy<2."
+        f"This Python has numpy {np.__version__}, with which Triton's stub reads zeros. Install numpy<2."
     )
 
 from causal import Asked, Busy, Causal, Failed, Piece, Refused
@@ -19,6 +19,8 @@ from causal import Asked, Busy, Causal, Failed, Piece, Refused
 # How long a cancel may wait to be heard, apart from the time of a token.
 _POLL_S = 0.005
 _METRICS_S = 0.25
+# Weft gives a stream up that was silent for 5 s: where this process is killed, Triton never ends it.
+_BEAT_S = 1.0
 _FINAL = pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 
 
@@ -39,7 +41,9 @@ class TritonPythonModel:
         self._open: set[_Answer] = set()
         self._closing = threading.Event()
         self._metrics = _Metrics({"model": args["model_name"], "version": args["model_version"]})
-        self._threads = [threading.Thread(target=work, daemon=True) for work in (self._watch, self._measure)]
+        self._threads = [
+            threading.Thread(target=work, daemon=True) for work in (self._watch, self._beat, self._measure)
+        ]
         for thread in self._threads:
             thread.start()
 
@@ -70,6 +74,11 @@ class TritonPythonModel:
                 if answer.is_cancelled():
                     self._causal.cancel(answer.text)
                     answer.end()
+
+    def _beat(self) -> None:
+        while not self._closing.wait(_BEAT_S):
+            for answer in list(self._open):
+                answer.beat()
 
     def _measure(self) -> None:
         while not self._closing.wait(_METRICS_S):
@@ -106,6 +115,10 @@ class _Answer:
 
     def end(self) -> None:
         self._send(None, final=True)
+
+    def beat(self) -> None:
+        """Says that the text is still thought about: a response with nothing in it."""
+        self._send(pb.InferenceResponse([]), final=False)
 
     def is_cancelled(self) -> bool:
         with self.lock:
