@@ -98,7 +98,7 @@ def models(settings: Settings) -> list[Model]:
                 settings.batch_size,
                 instances,
                 settings.device,
-                {"directory": _named(settings.reranker)},
+                {"directory": _named(settings.reranker), **cache},
             )
         )
     if settings.llm:
