@@ -15,6 +15,7 @@ from pydantic_settings import SettingsError
 from rich.console import Console
 
 from weftd.load import Transport
+from weftd.model_commands import app as models
 from weftd.settings import ServiceName, Settings, misspelt
 
 __all__ = ["main"]
@@ -30,6 +31,7 @@ app = typer.Typer(
 )
 evaluate = typer.Typer(help="Measures answers and retrieval on a file of questions.", no_args_is_help=True)
 app.add_typer(evaluate, name="eval")
+app.add_typer(models, name="models")
 _console = Console(stderr=True)
 
 

@@ -12,13 +12,16 @@ __all__ = ["Service", "read_services"]
 
 # Calls that change nothing, by the contract's naming: a lost one may be sent again.
 _READS = ("Get", "List", "Search")
+# Calls that answer once, but only when a model has been loaded: they may take minutes, as streams do.
+_LONG = ("Rollback",)
 
 
 @dataclass(frozen=True, slots=True)
 class Service:
     """`name` is the full one (`weft.v1.ChatService`), `cluster` the name of its proto file (`chat`).
 
-    `streams` and `reads` name methods; `uploads` are REST paths whose body is passed on in pieces.
+    `streams` and `reads` name methods; what is long is among the streams. `uploads` are REST paths whose body
+    is passed on in pieces.
     """
 
     name: str
@@ -43,7 +46,9 @@ def read_services(descriptors: bytes) -> list[Service]:
 
 
 def _service(package: str, cluster: str, service: ServiceDescriptorProto) -> Service:
-    streams = tuple(m.name for m in service.method if m.client_streaming or m.server_streaming)
+    streams = tuple(
+        m.name for m in service.method if m.client_streaming or m.server_streaming or m.name.startswith(_LONG)
+    )
     return Service(
         name=f"{package}.{service.name}",
         cluster=cluster,

@@ -19,7 +19,7 @@ from weftd.load.report import as_json, as_text, summary_of
 from weftd.load.run import Plan, Run
 from weftd.settings import Settings
 
-__all__ = ["FAILED", "load", "token"]
+__all__ = ["FAILED", "load", "operator_token", "token"]
 
 FAILED: Final = 3
 """Exit status of a run in which turns failed; 1 and 2 are those of a run that never began."""
@@ -30,6 +30,15 @@ _REFRESH_S: Final = 0.2
 
 def token() -> str:
     """WEFT_TOKEN, else one signed with the key in this machine's data directory. CannotStart."""
+    return _token("load", "member")
+
+
+def operator_token(subject: str) -> str:
+    """The same for an operator."""
+    return _token(subject, "operator")
+
+
+def _token(subject: str, role: str) -> str:
     if given := os.environ.get("WEFT_TOKEN"):
         return given
     settings = Settings()
@@ -38,9 +47,7 @@ def token() -> str:
             "There is no token: set WEFT_TOKEN, or run this where the mesh keeps its data "
             f"({settings.jwks} is missing)."
         )
-    return compose.make_token(
-        settings, tenant="default", subject="load", role="member", lifetime_s=_LIFETIME_S
-    )
+    return compose.make_token(settings, tenant="default", subject=subject, role=role, lifetime_s=_LIFETIME_S)
 
 
 async def load(plan: Plan, processes: int, *, machine_readable: bool, console: Console) -> int:

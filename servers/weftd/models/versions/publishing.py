@@ -14,7 +14,7 @@ import secrets
 import shutil
 import time
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -143,14 +143,18 @@ class Publishing:
                 yield event
 
     async def sweep(self) -> None:
-        """Removes what publishes left behind whose process died. Call it at the start."""
-        models = {each.partition(CHECK)[0] for each in await on_thread(self._store.models)}
-        for model in sorted(models):
-            try:
-                async with self._alone(model):
-                    pass  # it sweeps as it begins
-            except ResourceExhausted:
-                continue  # another process is at it
+        """Removes what publishes left behind whose process died. Call it at the start.
+
+        What cannot be done now is done before the next publish.
+        """
+        try:
+            models = {each.partition(CHECK)[0] for each in await on_thread(self._store.models)}
+            for model in sorted(models):
+                with suppress(ResourceExhausted):  # another process is at it
+                    async with self._alone(model):
+                        pass  # it sweeps as it begins
+        except WeftError as error:
+            log.warning("model versions not swept", error=error.message)
 
     @asynccontextmanager
     async def _alone(self, model: str) -> AsyncIterator[Path]:
