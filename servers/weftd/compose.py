@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from weftd.addresses import endpoint, endpoints
@@ -19,9 +21,11 @@ from weftd.settings import SERVICES, Settings
 
 # Stores and models are imported where they are opened: they load slowly, and few programs need all.
 if TYPE_CHECKING:
-    from weftd.inference.port import Embedder, Reranker
+    from weftd.inference.port import Embedder, Reranker, TextGenerator
     from weftd.inference.triton.client import Triton
     from weftd.models.port import ModelRegistry
+    from weftd.models.versions.publishing import Publishing
+    from weftd.rpc.drain import Drain
     from weftd.stores.blobs.directory import DirectoryBlobs
     from weftd.stores.passages.port import DensePassages, LexicalPassages, PassageStore
     from weftd.stores.records.engine import Records
@@ -41,6 +45,7 @@ __all__ = [
     "open_blobs",
     "open_embedder",
     "open_passages",
+    "open_publishing",
     "open_records",
     "open_reranker",
     "open_triton",
@@ -167,6 +172,28 @@ async def open_triton(settings: Settings) -> AsyncIterator[Triton]:
 
 
 @asynccontextmanager
+async def open_publishing(settings: Settings, drain: Drain) -> AsyncIterator[Publishing | None]:
+    """Versions of Triton's models; None where no Triton is configured."""
+    if not settings.triton_url:
+        yield None
+        return
+    from weftd.models.versions.publishing import Publishing
+    from weftd.models.versions.store import VersionStore
+
+    directory = settings.data.absolute() / "triton"
+    with plainly():
+        store = VersionStore(settings.triton_repository or str(directory / "models"))
+    async with open_triton(settings) as triton:
+        publishing = Publishing(triton, store, directory / "publishing", drain)
+        sweeping = asyncio.create_task(publishing.sweep(), name="sweep of model versions")
+        try:
+            yield publishing
+        finally:
+            sweeping.cancel()
+            await asyncio.gather(sweeping, return_exceptions=True)
+
+
+@asynccontextmanager
 async def open_embedder(settings: Settings) -> AsyncIterator[Embedder]:
     """The model that embeds: on Triton where one is set, else in this process."""
     async with AsyncExitStack() as stack:
@@ -227,12 +254,40 @@ def open_blobs(settings: Settings) -> DirectoryBlobs:
 
 
 @asynccontextmanager
+async def _text_generator(settings: Settings) -> AsyncIterator[TextGenerator | None]:
+    """The language model of WEFT_LLM, or that of a Triton which serves one; None where there is neither."""
+    async with AsyncExitStack() as stack:
+        name = settings.llm.resolve().name if settings.llm else ""
+        if settings.triton_url:
+            from weftd.inference.triton.generator import MODEL, TritonGenerator
+
+            triton = await stack.enter_async_context(open_triton(settings))
+            served = bool(name) or await triton.is_ready(MODEL)
+            yield TritonGenerator(triton, name or MODEL) if served else None
+        elif settings.llm:
+            from weftd.inference.text_process import ModelNotLoaded, TextProcess
+
+            python = settings.models_python or Path(sys.prefix) / "models" / "bin" / "python"
+            device = "cuda" if settings.device == "gpu" else "cpu"
+            generator = TextProcess(python, settings.llm.absolute(), device=device, threads=settings.threads)
+            stack.push_async_callback(generator.close)
+            try:
+                await generator.open()
+            except ModelNotLoaded as error:
+                raise CannotStart(f"WEFT_LLM={settings.llm}: {error}") from error
+            yield generator
+        else:
+            yield None
+
+
+@asynccontextmanager
 async def language_models(settings: Settings, embedder: Embedder) -> AsyncIterator[ModelRegistry]:
-    """The configured endpoints in their order, then the extractive answerer."""
+    """The configured endpoints in their order, the model that Weft serves itself, the extractive answerer."""
     from weftd.models.extractive.model import ExtractiveModel
     from weftd.models.openai_compatible import Endpoint as ModelEndpoint
     from weftd.models.openai_compatible import OpenAICompatible
     from weftd.models.port import ModelRegistry
+    from weftd.models.served import ServedModel
 
     endpoints = [
         OpenAICompatible(
@@ -246,14 +301,16 @@ async def language_models(settings: Settings, embedder: Embedder) -> AsyncIterat
         )
         for each in settings.endpoints
     ]
-    with plainly():
-        registry = ModelRegistry([*endpoints, ExtractiveModel(embedder=embedder)])
-        for endpoint in endpoints:
-            await endpoint.open()  # or the first question waits for the client library
-    try:
-        yield registry
-    finally:
-        await registry.close()
+    async with _text_generator(settings) as generator:
+        own = [ServedModel(generator, "triton" if settings.triton_url else "local")] if generator else []
+        with plainly():
+            registry = ModelRegistry([*endpoints, *own, ExtractiveModel(embedder=embedder)])
+            for endpoint in endpoints:
+                await endpoint.open()  # or the first question waits for the client library
+        try:
+            yield registry
+        finally:
+            await registry.close()
 
 
 def token_verifier(settings: Settings) -> TokenVerifier:

@@ -19,6 +19,7 @@ from weftd.settings import ServiceName, Settings
 
 if TYPE_CHECKING:
     from weftd.inference.port import Embedder, Reranker
+    from weftd.models.served import ServedModel
     from weftd.stores.records.engine import Records
 
 __all__ = [
@@ -131,12 +132,20 @@ class Rooms:
         )
 
     async def _models(self) -> Service:
+        from weftd.models.served import ServedModel
         from weftd.models.service import ModelService
 
         registry = await self._stack.enter_async_context(
             compose.language_models(self._settings, await self._embedder())
         )
-        return _service("Model", ModelService(registry), models_pb2_grpc.add_ModelServiceServicer_to_server)
+        served = {model.model_id: model for model in registry if isinstance(model, ServedModel)}
+        self.dependencies += model_backends(self._settings, **served)
+        publishing = await self._stack.enter_async_context(
+            compose.open_publishing(self._settings, self._drain)
+        )
+        return _service(
+            "Model", ModelService(registry, publishing), models_pb2_grpc.add_ModelServiceServicer_to_server
+        )
 
     async def _records(self) -> Any:
         if "records" not in self._opened:
@@ -188,7 +197,7 @@ def passages_backends(passages: compose.Passages) -> list[Dependency]:
     ]
 
 
-def model_backends(settings: Settings, **models: Embedder | Reranker) -> list[Dependency]:
+def model_backends(settings: Settings, **models: Embedder | Reranker | ServedModel) -> list[Dependency]:
     """The models that a Triton serves, by name, likewise; those of this process are no backends."""
     if not settings.triton_url:
         return []

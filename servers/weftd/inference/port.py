@@ -97,9 +97,9 @@ class TextMessage(TypedDict):
 class TextRequest:
     """What a language model is to write: the next message after `messages`.
 
-    The text goes on after `prefix`. Temperature 0 takes the likeliest token each time; None leaves a choice to
-    the model's own settings. It ends before any of `stop`, where the model ends it, or after `max_tokens` or
-    what the model's context still holds.
+    The text goes on after `prefix`. Temperature 0 takes the likeliest token each time; None leaves a choice
+    to the model's own settings. It ends before any of `stop`, where the model ends it, or after `max_tokens`
+    or what the model's context still holds.
     """
 
     messages: Sequence[TextMessage]
@@ -136,6 +136,10 @@ class TextGenerator(Protocol):
         Raises FailedPrecondition where the model does not take the request (the context is too long),
         ResourceExhausted where it has as much to do as it may, Unavailable where it does not answer or broke.
         """
+        ...
+
+    async def ping(self) -> None:
+        """Returns where the model can write now. Raises `Unavailable`."""
         ...
 
     async def close(self) -> None:

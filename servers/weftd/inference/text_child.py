@@ -10,6 +10,7 @@ It ends with its input, and with its parent. It imports nothing of Weft: its Pyt
 from __future__ import annotations
 
 import ctypes
+import importlib
 import json
 import os
 import queue
@@ -18,6 +19,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, BinaryIO
 
 _PR_SET_PDEATHSIG = 1
@@ -34,10 +36,9 @@ def main() -> None:
     def say(**message: Any) -> None:
         answers.put(message)
 
-    sys.path.insert(0, code)
+    sys.path.insert(0, str(Path(code).parent))
     try:
-        import causal  # type: ignore[import-not-found]  # of CODE
-
+        causal = importlib.import_module(f"{Path(code).name}.causal")
         model = causal.Causal(**json.loads(sys.stdin.buffer.readline()))
     except ImportError as error:
         why = f"{sys.executable} has not what a language model needs ({error}). Run `make llm`."
@@ -53,7 +54,7 @@ def main() -> None:
 
 
 def _write(answers: queue.SimpleQueue[dict[str, Any]], out: BinaryIO) -> None:
-    """What came meanwhile goes out together: a call of the system for each piece would be the model's time."""
+    """What came meanwhile goes out together: a system call for each piece would be the model's time."""
     while True:
         lines = [answers.get()]
         while not answers.empty():

@@ -115,6 +115,10 @@ class TextProcess:
             if self._open.pop(number, None) is not None and not text.ended:
                 self._send({"cancel": number})
 
+    async def ping(self) -> None:
+        if not self._ready.is_set():
+            raise self._unavailable("is not loaded")
+
     async def counts(self) -> dict[str, float]:
         """What the model did since it was loaded: `Counts` of `causal.py`, and `open`. Raises Unavailable."""
         if not self._ready.is_set():

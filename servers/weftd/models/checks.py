@@ -11,6 +11,8 @@ _MAX_PASSAGES = 100
 _MAX_CHARACTERS = 1_000_000
 _MAX_TOKENS = 32_768
 _MAX_TEMPERATURE = 2.0
+_MAX_STOPS = 4
+_MAX_STOP_CHARACTERS = 64
 
 
 def check_generate(request: GenerateRequest) -> None:
@@ -46,5 +48,12 @@ def check_generate(request: GenerateRequest) -> None:
         wrong["temperature"] = f"must be 0 to {_MAX_TEMPERATURE:g}"
     if request.HasField("max_tokens") and not 1 <= request.max_tokens <= _MAX_TOKENS:
         wrong["max_tokens"] = f"must be 1 to {_MAX_TOKENS}"
+    if request.HasField("top_p") and not 0 < request.top_p <= 1:
+        wrong["top_p"] = "must be above 0 and at most 1"
+    if len(request.stop) > _MAX_STOPS:
+        wrong["stop"] = f"has {len(request.stop)} texts; send at most {_MAX_STOPS}"
+    for number, stop in enumerate(request.stop[:_MAX_STOPS]):
+        if not 1 <= len(stop) <= _MAX_STOP_CHARACTERS:
+            wrong[f"stop[{number}]"] = f"has {len(stop)} characters; send 1 to {_MAX_STOP_CHARACTERS}"
     if wrong:
         raise InvalidArgument(wrong)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 # After the text's end only the usage is still to come: not worth a long wait, nor a failure.
 _USAGE_TIMEOUT_S = 2.0
-_ADAPTABLE = ("max_tokens", "temperature", "stream_options")
+_ADAPTABLE = ("max_tokens", "temperature", "top_p", "stop", "stream_options")
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +172,10 @@ class OpenAICompatible:
         }
         if request.HasField("temperature"):
             arguments["temperature"] = request.temperature
+        if request.HasField("top_p"):
+            arguments["top_p"] = request.top_p
+        if request.stop:
+            arguments["stop"] = list(request.stop)
         if request.prefix:
             arguments["extra_body"] = {"continue_final_message": True, "add_generation_prompt": False}
         for name in self._unsupported:

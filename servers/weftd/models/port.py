@@ -26,7 +26,7 @@ class LanguageModel(Protocol):
 
     @property
     def provider(self) -> str:
-        """ "extractive" or "openai"."""
+        """ "extractive", "openai", "triton" or "local"."""
 
     @property
     def can_continue(self) -> bool:

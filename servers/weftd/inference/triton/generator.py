@@ -5,32 +5,45 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from typing import Final
 
 import numpy as np
 
+from weft.v1.error_reason_pb2 import ERROR_REASON_BACKEND_UNAVAILABLE
 from weftd.errors import Unavailable
 from weftd.inference.port import TextPiece, TextRequest
 from weftd.inference.refusals import refused_text
 from weftd.inference.triton.client import Answer, Tensors, Triton
 
-__all__ = ["TritonGenerator"]
+__all__ = ["MODEL", "TritonGenerator"]
+
+MODEL: Final = "llm"
 
 
 class TritonGenerator:
     """A `TextGenerator` over the tensors of `triton_models/llm`. Closing it leaves `triton` open."""
 
-    def __init__(self, triton: Triton, model: str = "llm") -> None:
-        self.name = model
+    def __init__(self, triton: Triton, name: str = MODEL) -> None:
+        """`name` is what people call the model; Triton always calls it llm."""
+        self.name = name
         self._triton = triton
 
     async def generate(self, request: TextRequest) -> AsyncGenerator[TextPiece, None]:
         try:
-            async with aclosing(self._triton.stream(self.name, _inputs(request))) as answers:
+            async with aclosing(self._triton.stream(MODEL, _inputs(request))) as answers:
                 async for answer in answers:
                     yield _piece(answer)
         except Unavailable as error:
             # A model that refuses inside a stream has no status of its own there, only words.
             raise refused_text(self.name, error.metadata.get("triton", "")) or error from None
+
+    async def ping(self) -> None:
+        if not await self._triton.is_ready(MODEL):
+            raise Unavailable(
+                ERROR_REASON_BACKEND_UNAVAILABLE,
+                f"Triton does not serve {MODEL} just now. Try again in a second.",
+                metadata={"backend": "triton", "model": MODEL},
+            )
 
     async def close(self) -> None:
         """Nothing to let go of."""

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pieces import Characters, Stops
+from .pieces import Characters, Stops
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.generation.configuration_utils import ContinuousBatchingConfig
 from transformers.utils import is_flash_attn_2_available

@@ -14,7 +14,7 @@ if int(np.__version__.partition(".")[0]) >= 2:
         f"This Python has numpy {np.__version__}, with which Triton's stub reads zeros. Install numpy<2."
     )
 
-from causal import Asked, Busy, Causal, Failed, Piece, Refused
+from .causal import Asked, Busy, Causal, Failed, Piece, Refused
 
 # How long a cancel may wait to be heard, apart from the time of a token.
 _POLL_S = 0.005
