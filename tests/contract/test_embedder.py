@@ -28,7 +28,8 @@ from tests.servers.encoders import (
     write_tokenizer,
 )
 from tests.servers.triton import RunningTriton
-from weftd.errors import Unavailable
+from weft.v1.error_reason_pb2 import ERROR_REASON_OVERLOADED
+from weftd.errors import ResourceExhausted, Unavailable
 from weftd.inference.onnx_embedder import open_embedder
 from weftd.inference.port import Embedder
 from weftd.inference.triton.client import Triton
@@ -322,6 +323,21 @@ async def test_a_triton_that_does_not_answer_is_named() -> None:
     with pytest.raises(Unavailable, match=r"embedder is not served by Triton at 127.0.0.1:9"):
         await TritonEmbedder.connect(client, None, limit_s=0.2)
     await client.close()
+
+
+async def test_a_full_queue_on_triton_refuses_at_once(weights: Path, tmp_path: Path) -> None:
+    with serving("embedder", weights, tmp_path, batch_size=1, queue=2) as triton:
+        async with on_triton(triton, weights) as embedder:
+            answers = await asyncio.gather(
+                *(embedder.embed(["cat"]) for _ in range(300)), return_exceptions=True
+            )
+            refused = [each for each in answers if isinstance(each, BaseException)]
+            assert 0 < len(refused) < 300
+            for error in refused:
+                assert isinstance(error, ResourceExhausted)
+                assert error.reason == ERROR_REASON_OVERLOADED
+                assert error.retry_after_ms > 0
+            assert (await embedder.embed(["cat"])).shape == (1, HIDDEN)
 
 
 async def test_a_model_that_is_exchanged_later_is_noticed(weights: Path, tmp_path: Path) -> None:

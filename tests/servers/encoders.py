@@ -87,13 +87,14 @@ def write_bert(
 
 @contextlib.contextmanager
 def serving(
-    model: str, weights: Path | None, directory: Path, batch_size: int = 10
+    model: str, weights: Path | None, directory: Path, batch_size: int = 10, queue: int = 1_000
 ) -> Iterator[RunningTriton]:
     """Triton with Weft's own `model`, "embedder" or "reranker", of `weights`."""
     source = directory / "source"
     shutil.copytree(MODELS / model, source)
     config = text_format.Parse((source / "config.pbtxt").read_text(), ModelConfig())
     config.max_batch_size = batch_size
+    config.dynamic_batching.default_queue_policy.max_queue_size = queue
     config.parameters["directory"].string_value = str(weights or "")
     config.parameters["cache"].string_value = str(directory / "cache")
     (source / "config.pbtxt").write_text(text_format.MessageToString(config))
