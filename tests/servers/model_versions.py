@@ -71,7 +71,8 @@ class TritonPythonModel:
 # LETTERS (decoupled): N INT32 [1]; so many answers, CODE and VERSION as above, one each PAUSE_MS FP32 [1].
 LETTERS_CONFIG = NUMBER_CONFIG.replace(
     "input [ ",
-    'model_transaction_policy { decoupled: true }\ninput [ { name: "PAUSE_MS" data_type: TYPE_FP32 dims: [ 1 ] }, ',
+    "model_transaction_policy { decoupled: true }\n"
+    'input [ { name: "PAUSE_MS" data_type: TYPE_FP32 dims: [ 1 ] }, ',
 )
 _LETTERS = (
     _IMPORTS
@@ -175,12 +176,13 @@ class Versions:
         return int(answer.outputs["CODE"][0]), int(answer.version)
 
 
-def publishing_on(
-    triton: Triton, server: RunningTriton, work: Path, drain: Drain, limits: TrialLimits | None = None
+def publishing_at(
+    triton: Triton, repository: Path, work: Path, drain: Drain, limits: TrialLimits | None = None
 ) -> Publishing:
+    """With small limits of what is sent."""
     return Publishing(
         triton,
-        VersionStore(str(server.repository)),
+        VersionStore(str(repository)),
         work,
         drain,
         archive_limits=ArchiveLimits(bytes=ARCHIVE_LIMIT, entries=100),
@@ -196,7 +198,7 @@ async def serving(
     keys = directory / "jwks.json"
     ensure_keys(keys)
     triton, drain = Triton(server.address), Drain(grace_s=1)
-    publishing = publishing_on(triton, server, directory / "work", drain, limits)
+    publishing = publishing_at(triton, server.repository, directory / "work", drain, limits)
     service = ModelService(ModelRegistry([ExtractiveModel()]), publishing)
     verifier = TokenVerifier(issuer="weft", audience="weft", jwks_file=keys)
     name = "weft.v1.ModelService"

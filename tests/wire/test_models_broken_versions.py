@@ -1,4 +1,4 @@
-"""Versions that are broken in every way there is: each refused with its reason, while the old one serves on."""
+"""Versions broken in every way there is: each refused with its reason, while the old one serves on."""
 
 from __future__ import annotations
 

@@ -108,6 +108,10 @@ class TritonPythonModel:
         return tensors
 
     def _end(self) -> str:
+        """How the child ended, whose end of the pipe is closed: so it is ending."""
+        give_up_at = time.monotonic() + 1
+        while time.monotonic() < give_up_at and not _ended(self._child):
+            time.sleep(0.01)
         status = self.finalize()
         code = os.waitstatus_to_exitcode(status) if status is not None else None
         if code is None:
@@ -123,18 +127,12 @@ class TritonPythonModel:
         if not self._child:
             return None
         child, self._child = self._child, 0
-        if not _ended(child):
-            os.kill(child, signal.SIGKILL)
+        os.kill(child, signal.SIGKILL)
         return os.waitpid(child, 0)[1]
 
 
 def _ended(child: int) -> bool:
-    """Whether it has, or does within a second: whose end of the pipe is closed is ending."""
-    for _ in range(100):
-        if os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
-            return True
-        time.sleep(0.01)
-    return False
+    return not child or os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
 class _Child:
