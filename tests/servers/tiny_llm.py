@@ -1,16 +1,25 @@
-"""A causal language model made here: random weights of a fixed seed, a real tokenizer, a chat template."""
+"""A causal language model made here (random weights, a real tokenizer), and a Triton that serves it."""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import re
+import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 from safetensors.numpy import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-CONTEXT = 2048
+from tests.servers.triton import MODELS_PYTHON, RunningTriton, running_triton
+from weftd.triton.repository import Model, assemble
+
+CONTEXT = 8192
 _HIDDEN, _WIDE, _LAYERS, _HEADS, _KV_HEADS = 64, 128, 2, 4, 2
 _SPECIAL = ("<|end|>", "<|begin|>")
 _TEMPLATE = (
@@ -119,3 +128,31 @@ def _whole(text: str) -> bool:
 
 def _write(path: Path, value: object) -> None:
     path.write_text(json.dumps(value), "utf-8")
+
+
+def need_llm() -> None:
+    """Skips where the models' environment has no torch; fails there in CI."""
+    for package in ("torch", "transformers"):
+        if not any(MODELS_PYTHON.parents[1].glob(f"lib/python*/site-packages/{package}")):
+            missing = f"{MODELS_PYTHON} has no {package}. Run `make llm`."
+            if os.environ.get("CI"):
+                pytest.fail(missing)
+            pytest.skip(missing)
+
+
+@contextlib.contextmanager
+def llm_on_triton(weights: Path, directory: Path) -> Iterator[RunningTriton]:
+    """A Triton that serves `weights` as llm, set up as `weft triton` does it."""
+    assemble([Model("llm", parameters={"directory": str(weights)})], directory / "llm")
+    with running_triton(directory / "llm", directory / "served") as running:
+        yield running
+
+
+def llm_counts(metrics_url: str) -> dict[str, float]:
+    """What the model on Triton did: `Counts` of its causal.py and `open`, a tenth of a second old at most."""
+    with urllib.request.urlopen(metrics_url, timeout=5) as answer:
+        found = re.findall(r"^weft_llm_(\w+)\{[^}]*\} (\S+)$", answer.read().decode(), re.MULTILINE)
+    named = {f"texts_{name}_total": name for name in ("finished", "cancelled", "refused", "failed")}
+    named |= {"texts_open": "open", "tokens_total": "tokens", "tokens_late_total": "late_tokens"}
+    named["stopped_timestamp_seconds"] = "stopped_at"
+    return {named[name]: float(value) for name, value in found}

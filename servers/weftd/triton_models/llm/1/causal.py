@@ -22,11 +22,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from .pieces import Characters, Stops
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.generation.configuration_utils import ContinuousBatchingConfig
 from transformers.utils import is_flash_attn_2_available
 from transformers.utils import logging as library_logging
+
+from .pieces import Characters, Stops
 
 __all__ = ["Asked", "Busy", "Causal", "Counts", "Failed", "Piece", "Refused", "Text"]
 
