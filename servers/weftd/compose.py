@@ -203,7 +203,9 @@ async def open_embedder(settings: Settings) -> AsyncIterator[Embedder]:
                 from weftd.inference.triton.embedder import TritonEmbedder
 
                 triton = await stack.enter_async_context(open_triton(settings))
-                embedder = await TritonEmbedder.connect(triton, settings.embedder)
+                embedder = await TritonEmbedder.connect(
+                    triton, settings.embedder, delay_s=settings.batch_delay_ms / 1_000
+                )
             else:
                 from weftd.inference.onnx_embedder import open_embedder as load
 
@@ -225,7 +227,9 @@ async def open_reranker(settings: Settings) -> AsyncIterator[Reranker | None]:
                 from weftd.inference.triton.reranker import TritonReranker
 
                 triton = await stack.enter_async_context(open_triton(settings))
-                reranker = await TritonReranker.connect(triton, settings.reranker)
+                reranker = await TritonReranker.connect(
+                    triton, settings.reranker, delay_s=settings.batch_delay_ms / 1_000
+                )
             else:
                 from weftd.inference.onnx_reranker import open_reranker as load
 

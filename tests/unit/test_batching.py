@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from collections.abc import Sequence
 
 import pytest
@@ -181,3 +182,54 @@ async def test_closing_waits_for_what_runs_and_refuses_what_waits() -> None:
     await model.end()
     await closing
     assert (await running, len(model.batches)) == (["RUNNING"], 1)
+
+
+CALLER: contextvars.ContextVar[str] = contextvars.ContextVar("caller", default="nobody")
+
+
+class Remote(Model):
+    """Its batches are tasks, as calls to a server are."""
+
+    def __init__(self) -> None:
+        super().__init__(places=1, size=2)
+        self.callers: list[str] = []
+        self.cancelled = 0
+        self.go_on = asyncio.Event()
+
+    def _start(self, batch: list[str]) -> asyncio.Future[Sequence[str]]:
+        self.callers.append(CALLER.get())
+        return asyncio.create_task(self._call(batch))
+
+    async def _call(self, batch: list[str]) -> Sequence[str]:
+        try:
+            await self.go_on.wait()
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        return [item.upper() for item in batch]
+
+
+async def test_a_call_is_on_behalf_of_its_caller_and_one_for_several_of_none() -> None:
+    model = Remote()
+    for name in ("ann", "bob", "cem"):
+        CALLER.set(name)
+        await model.ask(name)
+    model.go_on.set()
+    while len(model.callers) < 2:
+        await asyncio.sleep(0)
+    assert model.callers == ["ann", "nobody"]
+
+
+async def test_a_call_that_nobody_waits_for_is_cancelled() -> None:
+    model = Remote()
+    first = await model.ask("first")
+    second, third = await model.ask("second"), await model.ask("third")
+    first.cancel()
+    while model.batcher.waiting:
+        await asyncio.sleep(0)
+    assert model.cancelled == 1
+    second.cancel()
+    await asyncio.sleep(0.01)
+    assert model.cancelled == 1  # the third still waits for it
+    model.go_on.set()
+    assert await third == ["THIRD"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ class _Unit(Generic[T, R]):
     length: int
     since: float
     done: asyncio.Future[Sequence[R]]
+    context: contextvars.Context
 
 
 class Batcher(Generic[T, R]):
@@ -56,14 +58,18 @@ class Batcher(Generic[T, R]):
         queue: int = _QUEUE,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`start` runs a batch off the loop, to as many results in their order. `queue`: waiters at most."""
+        """`start` runs a batch off the loop, to as many results in their order. `queue`: waiters at most.
+
+        It is called in the context of the one who asked, whose deadline and trace are there; in an empty
+        one where several did. What it gives is cancelled when all of them have left, if it is a task.
+        """
         self._start = start
         self._places = places
         self._limits = limits
         self._queue = queue
         self._clock = clock
         self._waiting: list[_Unit[T, R]] = []
-        self._running: set[asyncio.Future[Sequence[R]]] = set()
+        self._running: dict[asyncio.Future[Sequence[R]], list[_Unit[T, R]]] = {}
 
     @property
     def waiting(self) -> int:
@@ -78,23 +84,35 @@ class Batcher(Generic[T, R]):
         """
         if len(self._waiting) >= self._queue:
             raise _overloaded()
-        unit: _Unit[T, R] = _Unit(items, length, self._clock(), asyncio.get_running_loop().create_future())
+        done: asyncio.Future[Sequence[R]] = asyncio.get_running_loop().create_future()
+        unit = _Unit(items, length, self._clock(), done, contextvars.copy_context())
         self._waiting.append(unit)
         self._fill()
         try:
             return await unit.done
         except asyncio.CancelledError:
-            if unit in self._waiting:
-                self._waiting.remove(unit)
+            self._leave(unit)
             raise
+
+    def _leave(self, unit: _Unit[T, R]) -> None:
+        if unit in self._waiting:
+            self._waiting.remove(unit)
+        for running, batch in self._running.items():
+            if (
+                unit in batch
+                and isinstance(running, asyncio.Task)
+                and all(each.done.done() for each in batch)
+            ):
+                running.cancel()
 
     def _fill(self) -> None:
         while self._waiting and len(self._running) < self._places:
             batch = self._next()
             self._waiting = [unit for unit in self._waiting if unit not in batch]
-            running = self._start([item for unit in batch for item in unit.items])
-            self._running.add(running)
-            running.add_done_callback(lambda done, batch=batch: self._finish(done, batch))  # type: ignore[misc]  # mypy cannot infer a lambda with a default
+            context = batch[0].context if len(batch) == 1 else contextvars.Context()
+            running = context.run(self._start, [item for unit in batch for item in unit.items])
+            self._running[running] = batch
+            running.add_done_callback(self._finish)
 
     def _next(self) -> list[_Unit[T, R]]:
         oldest = self._waiting[0]
@@ -109,11 +127,10 @@ class Batcher(Generic[T, R]):
             batch.append(unit)
         return batch
 
-    def _finish(self, running: asyncio.Future[Sequence[R]], batch: list[_Unit[T, R]]) -> None:
-        self._running.discard(running)
-        error = asyncio.CancelledError() if running.cancelled() else running.exception()
+    def _finish(self, running: asyncio.Future[Sequence[R]]) -> None:
+        error = _closed() if running.cancelled() else running.exception()
         start = 0
-        for unit in batch:
+        for unit in self._running.pop(running):
             end = start + len(unit.items)
             if not unit.done.done():  # else its caller has left
                 if error is None:
@@ -124,10 +141,13 @@ class Batcher(Generic[T, R]):
         self._fill()
 
     async def close(self) -> None:
-        """Drops what waits, and waits for what runs."""
+        """Drops what waits, and waits for what runs; tasks are cancelled."""
         for unit in self._waiting:
             unit.done.set_exception(_closed())
         self._waiting.clear()
+        for running in self._running:
+            if isinstance(running, asyncio.Task):
+                running.cancel()
         if self._running:
             await asyncio.wait(self._running)
 

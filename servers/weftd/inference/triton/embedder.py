@@ -42,9 +42,16 @@ class TritonEmbedder:
 
     @classmethod
     async def connect(
-        cls, triton: Triton, directory: Path | None, limit_s: float = _CONNECT_LIMIT_S
+        cls,
+        triton: Triton,
+        directory: Path | None,
+        *,
+        delay_s: float = 0.1,
+        limit_s: float = _CONNECT_LIMIT_S,
     ) -> TritonEmbedder:
         """Waits for `triton` to serve the model in `directory` (None: all-MiniLM-L6-v2).
+
+        `delay_s`: how long a text may wait, while requests are under way, for others of its length.
 
         Raises `Unavailable` after `limit_s`, and ValueError where the directory holds no model or Triton
         serves another one.
@@ -52,9 +59,10 @@ class TritonEmbedder:
         code = load("embedder", "encoder")
         description = await asyncio.to_thread(code.describe, directory)
         embedder = cls(triton, description, await asyncio.to_thread(code.Tokens, description))
-        await embedder._requests.connect(limit_s)
+        await embedder._requests.connect(delay_s, limit_s)
         try:
-            embedder.dim = (await embedder._requests.run([""])).shape[1]
+            (vector,) = await embedder._requests.run([""], 0)
+            embedder.dim = len(vector)
         except _AnotherModel as error:
             raise ValueError(
                 f"Triton at {triton.address} serves the embedding model {error.served}, and the one set here "
@@ -88,7 +96,8 @@ class TritonEmbedder:
     async def ping(self) -> None:
         await self._requests.ping()
 
-    async def close(self) -> None: ...
+    async def close(self) -> None:
+        await self._requests.close()
 
 
 class _AnotherModel(Unavailable):

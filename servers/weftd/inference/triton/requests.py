@@ -4,27 +4,30 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from weft.v1.error_reason_pb2 import ERROR_REASON_BACKEND_UNAVAILABLE
 from weftd.errors import Unavailable
-from weftd.inference.batching import Limits
+from weftd.inference.batching import Batcher, Limits
 from weftd.inference.triton.client import Answer, Tensors, Triton
 
 T = TypeVar("T")
 
-# Of a request: Triton puts small ones together again, and a cancel need not wait for a large one.
+# Of the texts of a request, the longest times their number: a cancel need not wait for a large one.
 _MOST_BYTES: Final = 4_096
-# Requests of one bulk call under way: enough for several instances, few enough for others to get between.
-_AT_ONCE: Final = 8
+# Requests for each instance of the model: one that it computes, and one for it to go on with.
+_AHEAD: Final = 2
 _POLL_S: Final = 0.1
 
 
 class Requests(Generic[T]):
-    """Runs items on `model` of `triton`. `pack` makes the tensors, `unpack` takes the rows of an answer."""
+    """Batches of items for `model` of `triton`: many callers' in one request, while others are under way.
+
+    `pack` makes the tensors, `unpack` takes the rows of an answer.
+    """
 
     def __init__(
         self,
@@ -33,16 +36,15 @@ class Requests(Generic[T]):
         pack: Callable[[Sequence[T]], Tensors],
         unpack: Callable[[Answer], npt.NDArray[np.float32]],
     ) -> None:
-        self.waiting = 0
-        self.at_once = _AT_ONCE
+        self.at_once = 1
         self.limits = Limits(1, _MOST_BYTES, 0)
-        self.address = triton.address
         self._triton = triton
         self._model = model
         self._pack = pack
         self._unpack = unpack
+        self._batcher: Batcher[T, Any]
 
-    async def connect(self, limit_s: float) -> None:
+    async def connect(self, delay_s: float, limit_s: float) -> None:
         """Waits for the model, and learns how much it takes. Raises `Unavailable` after `limit_s`."""
         try:
             async with asyncio.timeout(limit_s):
@@ -50,16 +52,30 @@ class Requests(Generic[T]):
                     await asyncio.sleep(_POLL_S)
         except TimeoutError:
             raise self._unavailable() from None
-        size = (await self._triton.config(self._model)).max_batch_size
-        self.limits = Limits(max(1, size), _MOST_BYTES, 0)
+        config = await self._triton.config(self._model)
+        instances = sum(group.count * max(1, len(group.gpus)) for group in config.instance_group)
+        self.at_once = _AHEAD * max(1, instances)
+        self.limits = Limits(max(1, config.max_batch_size), _MOST_BYTES, delay_s)
+        self._batcher = Batcher(self._start, self.at_once, self.limits)
 
-    async def run(self, items: Sequence[T], length: int = 0) -> npt.NDArray[np.float32]:
-        """One request, of at most `limits.size` items."""
-        self.waiting += 1
-        try:
-            return self._unpack(await self._triton.infer(self._model, self._pack(items)))
-        finally:
-            self.waiting -= 1
+    @property
+    def waiting(self) -> int:
+        """Portions that wait for their request; for any thread."""
+        return self._batcher.waiting
+
+    async def run(self, items: Sequence[T], length: int) -> Sequence[Any]:
+        """A row for each of `items`, which stay together; `length`: bytes of the longest."""
+        return await self._batcher.submit(items, length)
+
+    def _start(self, batch: list[T]) -> asyncio.Future[Any]:
+        return asyncio.create_task(self._infer(batch))
+
+    async def _infer(self, batch: list[T]) -> npt.NDArray[np.float32]:
+        return self._unpack(await self._triton.infer(self._model, self._pack(batch)))
+
+    async def close(self) -> None:
+        """Cancels what is under way."""
+        await self._batcher.close()
 
     async def ping(self) -> None:
         """Raises `Unavailable` where the model is not served now."""
@@ -69,8 +85,8 @@ class Requests(Generic[T]):
     def _unavailable(self) -> Unavailable:
         return Unavailable(
             ERROR_REASON_BACKEND_UNAVAILABLE,
-            f"The model {self._model} is not served by Triton at {self.address}. Start Triton with that "
-            "model, or mend WEFT_TRITON_URL.",
+            f"The model {self._model} is not served by Triton at {self._triton.address}. Start Triton with "
+            "that model, or mend WEFT_TRITON_URL.",
             metadata={"backend": self._model},
         )
 

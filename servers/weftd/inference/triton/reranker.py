@@ -39,15 +39,22 @@ class TritonReranker:
 
     @classmethod
     async def connect(
-        cls, triton: Triton, directory: Path, limit_s: float = _CONNECT_LIMIT_S
+        cls,
+        triton: Triton,
+        directory: Path,
+        *,
+        delay_s: float = 0.1,
+        limit_s: float = _CONNECT_LIMIT_S,
     ) -> TritonReranker:
         """Waits for `triton` to serve the model, whose tokenizer tells its languages from `directory`.
+
+        `delay_s`: how long a passage may wait, while requests are under way, for others of its length.
 
         Raises `Unavailable` after `limit_s`, and ValueError where the directory holds no model.
         """
         knows_east_asian = load("reranker", "cross_encoder").knows_east_asian
         reranker = cls(triton, east_asian=await asyncio.to_thread(knows_east_asian, directory))
-        await reranker._requests.connect(limit_s)
+        await reranker._requests.connect(delay_s, limit_s)
         return reranker
 
     @property
@@ -64,4 +71,5 @@ class TritonReranker:
     async def ping(self) -> None:
         await self._requests.ping()
 
-    async def close(self) -> None: ...
+    async def close(self) -> None:
+        await self._requests.close()
