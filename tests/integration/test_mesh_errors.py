@@ -224,6 +224,9 @@ def _archive() -> bytes:
 
 
 PRODUCED: dict[str, Produce | str] = {
+    "MODEL_VERSION_REFUSED": "wire/test_models_broken_versions.py::"
+    "test_a_broken_version_is_refused_and_the_old_one_serves_on",
+    "NO_MODEL_REPOSITORY": "unit/test_model_versions.py::test_without_a_triton_there_is_no_repository",
     "INVALID_FIELD": no_question,
     "TOKEN_INVALID": no_token,
     "TENANT_MISMATCH": other_tenant,

@@ -222,6 +222,11 @@ CASES: dict[str, list[Case]] = {
     # Neither takes an id of anything that a tenant has.
     "ModelService.Generate": [],
     "ModelService.ListModels": [],
+    # Models are the mesh's, not a tenant's.
+    "ModelService.PublishModel": [],
+    "ModelService.ListModelVersions": [],
+    "ModelService.RollbackModel": [],
+    "ModelService.WatchModels": [],
 }
 
 FILES = (chat_pb2, retrieval_pb2, knowledge_pb2, models_pb2)
