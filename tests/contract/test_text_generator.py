@@ -30,7 +30,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 QUESTION = [TextMessage(role="user", content="年假 how many days ahead?")]
 # For one try on a machine whose cores are all busy; bench/cancel_llm.py measures.
 STOPPED_WITHIN_S = 0.5
-_METRICS_S = 0.2
+_BEHIND_S = 0.3
 
 Counts = Callable[[], Awaitable[dict[str, float]]]
 
@@ -43,13 +43,17 @@ class Subject:
     counts: Counts
     pid: Callable[[], int]
 
-    async def stopped(self) -> dict[str, float]:
-        """The counts once no text is open; Triton's are a moment behind."""
-        async with asyncio.timeout(20):
-            while (await self.counts())["open"]:
-                await asyncio.sleep(0.02)
-        await asyncio.sleep(_METRICS_S)
+    async def settled(self) -> dict[str, float]:
+        """The counts of what is over: Triton's are a tenth of a second behind."""
+        await asyncio.sleep(_BEHIND_S)
         return await self.counts()
+
+    async def stopped_since(self, left_at: float) -> dict[str, float]:
+        """The counts once a text that was cancelled has left the batch."""
+        async with asyncio.timeout(20):
+            while (counts := await self.counts())["stopped_at"] < left_at:
+                await asyncio.sleep(0.02)
+        return counts
 
 
 @pytest.fixture(scope="module")
@@ -180,29 +184,29 @@ async def test_a_prompt_that_is_too_long_is_refused_plainly(subject: Subject, ch
 
 
 async def test_who_leaves_stops_the_loop_at_once(subject: Subject) -> None:
-    before = await subject.stopped()
+    before = await subject.settled()
     async with aclosing(subject.generator.generate(asked(max_tokens=8000))) as pieces:
         for _ in range(5):
             last = await anext(pieces)
         left_at = time.time()
-    after = await subject.stopped()
+    after = await subject.stopped_since(left_at)
     assert after["cancelled"] == before["cancelled"] + 1
     assert after["stopped_at"] - left_at < STOPPED_WITHIN_S
-    assert after["late_tokens"] == 0
-    assert last.completion_tokens <= after["tokens"] - before["tokens"] < 1000
-    assert (await subject.stopped())["tokens"] == after["tokens"]
+    assert last.completion_tokens <= after["tokens"] - before["tokens"] < 4000
+    later = await subject.settled()
+    assert (later["tokens"], later["late_tokens"], later["open"]) == (after["tokens"], 0, 0)
     assert len(text_of(await written(subject.generator, asked()))) > 60
 
 
 async def test_a_passed_deadline_stops_it(subject: Subject) -> None:
-    before = await subject.stopped()
+    began_at = time.time()
     claims = {"tenant": "acme", "subject": "tester", "roles": frozenset[str](), "request_id": "r"}
     caller.enter(
         caller.Caller(**claims, token="", token_expires_at=0, deadline=time.monotonic() + 0.3)  # type: ignore[arg-type]
     )
     with pytest.raises(DeadlineExceeded):
         await written(subject.generator, asked(max_tokens=8000))
-    assert (await subject.stopped())["cancelled"] == before["cancelled"] + 1
+    assert (await subject.stopped_since(began_at + 0.3))["stopped_at"] < began_at + 0.3 + STOPPED_WITHIN_S
 
 
 async def test_more_than_may_wait_is_refused_at_once(subject: Subject) -> None:

@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,8 @@ _CHARACTERS_PER_TOKEN = 24
 # While a cancelled text has not left the batch the loop looks so often.
 _LEAVING_S = 0.001
 _IDLE_S = 0.1
+# The pieces of one text are so far apart at least: what carries a piece costs more than to make its token.
+_PACE_S = 0.01
 # The nucleus holds the likeliest token whatever this says, so below 0 it holds that one alone.
 _GREEDY_TOP_P = -1.0
 
@@ -113,7 +115,8 @@ class Text:
     prompt: list[int]
     characters: Characters
     stops: Stops
-    made: int = field(default=0)
+    made: int = 0
+    given_at: float = 0.0
 
 
 class Causal:
@@ -278,16 +281,25 @@ class Causal:
         return {"temperature": float(temperature), "top_p": float(top_p)}
 
     def _read(self) -> None:
+        early: dict[str, Any] = {}
         while not self._closed:
-            output = self._manager.get_result(timeout=_LEAVING_S if self._leaving else _IDLE_S)
+            wait_s = _LEAVING_S if self._leaving else _PACE_S if early else _IDLE_S
+            output = self._manager.get_result(timeout=wait_s)
             gone = self._gone()
-            # A text's outputs hold all its tokens: where this thread is behind, the newest is enough.
-            newest: dict[str, Any] = {}
+            # A text's outputs hold all its tokens: the newest is enough.
+            newest, early = early, {}
             while output is not None:
                 newest[output.request_id] = output
                 output = self._manager.get_result(timeout=0)
-            for each in newest.values():
-                self._advance(each)
+            now = time.monotonic()
+            for name, each in newest.items():
+                text = self._open.get(name)
+                if text is None:
+                    self._left_behind(each)
+                elif each.is_finished() or now >= text.given_at + _PACE_S:
+                    self._advance(text, each)
+                else:
+                    early[name] = each
             if gone:
                 with self._lock:
                     for name in gone:
@@ -296,27 +308,26 @@ class Causal:
             if not self._manager.is_running() and not self._closed:
                 self._restart()
 
-    def _advance(self, output: Any) -> None:
-        text = self._open.get(output.request_id)
-        if text is None:
-            self._left_behind(output)
-            return
+    def _advance(self, text: Text, output: Any) -> None:
         tokens = output.generated_tokens[text.made :]
-        text.made += len(tokens)
         self.counts.tokens += len(tokens)
         if output.error is not None:
             self._end(text, Failed(output.error))
             return
-        finish = ""
-        if output.is_finished():
-            finish = "length"
-            if tokens and tokens[-1] in self._ends:
+        shown, finish = "", ""
+        for token in tokens:
+            text.made += 1
+            if token in self._ends:
                 finish = "stop"
-                tokens = tokens[:-1]
-        shown, stopped = text.stops.feed(text.characters.feed(tokens))
-        if stopped:
-            finish = "stop"
-        elif finish:
+                shown += text.stops.end()
+                break
+            more, stopped = text.stops.feed(text.characters.feed(token))
+            shown += more
+            if stopped:
+                finish = "stop"
+                break
+        if output.is_finished() and not finish:
+            finish = "length"
             shown += text.stops.end()
         piece = Piece(shown, finish, len(text.prompt), text.made)
         if finish:
@@ -340,6 +351,7 @@ class Causal:
         self._give(text, last)
 
     def _give(self, text: Text, piece: Piece | Failed) -> None:
+        text.given_at = time.monotonic()
         try:
             text.take(piece)
         except Exception:

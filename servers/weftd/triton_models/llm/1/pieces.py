@@ -20,8 +20,9 @@ class Characters:
         self._tokenizer = tokenizer
         self._stream = DecodeStream(ids=list(prompt[-_CONTEXT:]), skip_special_tokens=True)
 
-    def feed(self, tokens: Iterable[int]) -> str:
-        return "".join(self._stream.step(self._tokenizer, token) or "" for token in tokens)
+    def feed(self, token: int) -> str:
+        """What can be read now: nothing, a character, or several."""
+        return self._stream.step(self._tokenizer, token) or ""
 
 
 class Stops:
