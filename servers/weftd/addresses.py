@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import random
 import re
+import socket
 
 from weftd.envoy.config import Endpoint
 
-__all__ = ["endpoint", "endpoints", "grpc_target"]
+__all__ = ["endpoint", "endpoints", "free_port", "grpc_target"]
 
+_PORTS = (20_000, 32_768)
 _FORM = re.compile(r"\[?(?P<host>[^\[\]\s,]+?)\]?:(?P<first>\d{1,5})(-(?P<last>\d{1,5}))?", re.ASCII)
 
 
@@ -48,3 +52,11 @@ def _row(address: str) -> list[Endpoint]:
     if not 0 <= first <= last <= 65535:
         raise ValueError(f"{address} has no such ports: they go from 0 to 65535, the lower one first.")
     return [Endpoint(form["host"], port) for port in range(first, last + 1)]
+
+
+def free_port() -> int:
+    """On loopback. None that outgoing connections are given: one could take it while its owner is down."""
+    while True:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", random.randrange(*_PORTS)))
+            return int(probe.getsockname()[1])

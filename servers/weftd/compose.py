@@ -51,6 +51,7 @@ __all__ = [
     "open_triton",
     "plainly",
     "token_verifier",
+    "triton_metrics_socket",
 ]
 
 
@@ -379,6 +380,11 @@ def metrics_socket(settings: Settings, worker: int = 0) -> socket.socket | None:
 def jobs_metrics_socket(settings: Settings) -> socket.socket | None:
     """The same for a job process: WEFT_JOBS_METRICS_ADDRESS."""
     return _listening("WEFT_JOBS_METRICS_ADDRESS", settings.jobs_metrics_address)
+
+
+def triton_metrics_socket(settings: Settings) -> socket.socket | None:
+    """The same for `weft triton`: WEFT_TRITON_METRICS_ADDRESS."""
+    return _listening("WEFT_TRITON_METRICS_ADDRESS", settings.triton_metrics_address)
 
 
 def _listening(name: str, address: str, further: int = 0) -> socket.socket | None:

@@ -6,23 +6,23 @@ import asyncio
 import sys
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import structlog
 
 from weftd import compose
-from weftd.addresses import endpoint
+from weftd.addresses import endpoint, free_port
 from weftd.compose import CannotStart, plainly
 from weftd.envoy.config import Endpoint
 from weftd.lock import alone
 from weftd.log_files import keep_small
-from weftd.rpc.telemetry import configure_logging
+from weftd.rpc.telemetry import configure_logging, serve_metrics
 from weftd.settings import Settings
 from weftd.signals import until_signal
 from weftd.supervisor import announce_ready, die_with_parent
 from weftd.triton.canary import Canary
 from weftd.triton.installation import Installation, TritonMissing
+from weftd.triton.metrics import show_triton
 from weftd.triton.process import TritonConfig, TritonError, TritonProcess
 from weftd.triton.repository import Model, assemble
 
@@ -44,10 +44,15 @@ async def run_triton(settings: Settings) -> None:
             stack.enter_context(alone(settings.data, "triton", "Triton"))
             with _triton_plainly():
                 process = await stack.enter_async_context(triton_process(settings))
+            canary = Canary(process)
+            page = compose.triton_metrics_socket(settings)
+            if page is not None and process.config.metrics is not None:
+                show_triton(process.config.metrics)
+                stack.callback(serve_metrics(page, lambda: [] if process.is_up else ["triton: starts again"]))
             announce_ready()
             async with asyncio.TaskGroup() as group:
                 group.create_task(process.keep())
-                group.create_task(Canary(process).run())
+                group.create_task(canary.run())
                 group.create_task(keep_small([process.log_file]))
 
     await until_signal(run(), lambda: log.info("stopped"))
@@ -60,15 +65,18 @@ def triton_process(settings: Settings) -> TritonProcess:
     """
     installation = Installation.find(models_python(settings))
     listen = _address("WEFT_TRITON_URL", settings.triton_url or _LISTEN, "grpc://")
-    metrics = settings.triton_metrics_address
     directory = settings.data.absolute() / "triton"
     repository = _repository(settings, directory)
     served = models(settings)
     with plainly():
         assemble(served, repository)
-    config = TritonConfig(repository, [model.name for model in served], listen)
-    if metrics:
-        config = replace(config, metrics=_address("WEFT_TRITON_METRICS_ADDRESS", metrics))
+    config = TritonConfig(
+        repository,
+        [model.name for model in served],
+        listen,
+        metrics=Endpoint("127.0.0.1", free_port()) if settings.triton_metrics_address else None,
+        traces=settings.triton_traces,
+    )
     return TritonProcess(installation, config, directory)
 
 

@@ -71,7 +71,10 @@ class Settings(BaseSettings):
     )
     triton_url: str = Field(default="", description="grpc://host:8001 of a Triton that runs elsewhere.")
     triton_metrics_address: str = Field(
-        default="", description="host:port of the metrics of `weft triton`. Empty: none."
+        default="", description="host:port of /metrics of `weft triton`, Triton's own with it. Empty: none."
+    )
+    triton_traces: str = Field(
+        default="", description="Of Triton: http://host:4318/v1/traces. Empty: none."
     )
     triton_repository: str = Field(
         default="", description="Its models: a directory, or s3://bucket/path. Empty: below WEFT_DATA."

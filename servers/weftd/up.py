@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 import socket
 import time
 from collections.abc import Callable, Sequence
@@ -14,6 +13,7 @@ from typing import IO
 from rich.console import Console
 
 from weftd import compose
+from weftd.addresses import free_port
 from weftd.compose import CannotStart, plainly
 from weftd.control import serve_control
 from weftd.lock import alone
@@ -29,7 +29,6 @@ __all__ = ["up"]
 _JOBS_LIMIT_S = 300
 # A language model is read from the disk first.
 _TRITON_LIMIT_S = 600
-_PORTS = (20_000, 32_768)
 
 
 async def up(settings: Settings, workers: int, console: Console, *, triton: bool = False) -> None:
@@ -130,21 +129,13 @@ def _with_own_triton(settings: Settings) -> Settings:
             f"WEFT_TRITON_URL={settings.triton_url} names a Triton that runs already: "
             "leave that out, or --triton."
         )
-    return settings.model_copy(update={"triton_url": f"grpc://127.0.0.1:{_free_port()}"})
+    return settings.model_copy(update={"triton_url": f"grpc://127.0.0.1:{free_port()}"})
 
 
 def _free_addresses() -> dict[str, str]:
     """Two loopback ports: one for all gRPC services, which share a process, one for the page."""
-    grpc, edge = (f"127.0.0.1:{_free_port()}" for _ in range(2))
+    grpc, edge = (f"127.0.0.1:{free_port()}" for _ in range(2))
     return {f"{name}_address": edge if name == "edge" else grpc for name in SERVICES}
-
-
-def _free_port() -> int:
-    """Below those that systems give to outgoing connections: one could take it while its worker is down."""
-    while True:
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", random.randrange(*_PORTS)))
-            return int(probe.getsockname()[1])
 
 
 def _together(workers: Sequence[Settings]) -> Settings:

@@ -1,12 +1,14 @@
-"""An OTLP collector on a free port of this machine, on threads of its own, that keeps what it gets."""
+"""An OTLP collector on free ports of this machine, on threads of its own, that keeps what it gets."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import grpc
@@ -27,8 +29,11 @@ class Span:
 
 
 class Collector(trace_service_pb2_grpc.TraceServiceServicer):
+    """`endpoint` takes spans over gRPC, `http_endpoint` as JSON over HTTP, as Triton sends them."""
+
     def __init__(self) -> None:
         self.endpoint = ""
+        self.http_endpoint = ""
         self._spans: list[Span] = []
         self._came = threading.Condition()
 
@@ -59,6 +64,23 @@ class Collector(trace_service_pb2_grpc.TraceServiceServicer):
             self._came.notify_all()
         return trace_service_pb2.ExportTraceServiceResponse()
 
+    def take_json(self, request: Any) -> None:
+        with self._came:
+            for resource in request["resourceSpans"]:
+                service = _json_attributes(resource["resource"])["service.name"]
+                for scope in resource["scopeSpans"]:
+                    self._spans += [_json_span(service, each) for each in scope["spans"]]
+            self._came.notify_all()
+
+
+def _json_span(service: str, span: Any) -> Span:
+    ids = (span["traceId"], span["spanId"], span.get("parentSpanId", ""))
+    return Span(service, span["name"], *ids, _json_attributes(span), json.dumps(span))
+
+
+def _json_attributes(owner: Any) -> dict[str, str]:
+    return {each["key"]: str(*each["value"].values()) for each in owner.get("attributes", ())}
+
 
 def _span(service: str, span: Any) -> Span:
     ids = (span.trace_id.hex(), span.span_id.hex(), span.parent_span_id.hex())
@@ -76,7 +98,21 @@ def collecting() -> Iterator[Collector]:
     trace_service_pb2_grpc.add_TraceServiceServicer_to_server(collector, server)
     collector.endpoint = f"http://127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     server.start()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            collector.take_json(json.loads(self.rfile.read(int(self.headers["content-length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_arguments: object) -> None: ...
+
+    web = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    collector.http_endpoint = f"http://127.0.0.1:{web.server_port}/v1/traces"
+    threading.Thread(target=web.serve_forever, daemon=True).start()
     try:
         yield collector
     finally:
+        web.shutdown()
+        web.server_close()
         server.stop(None).wait()

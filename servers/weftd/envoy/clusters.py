@@ -93,7 +93,7 @@ def _cluster(name: str, endpoints: tuple[Endpoint, ...]) -> dict[str, Any]:
         "name": name,
         "type": "STATIC" if all(e.is_address for e in endpoints) else "STRICT_DNS",
         "connect_timeout": "1s",
-        # By default Envoy tells its threads a second later that a server came back: another may be gone by then.
+        # By default Envoy's threads hear a second late that a server came back: another may be gone by then.
         "common_lb_config": {"update_merge_window": "0s"},
         # A server that has left the DNS gets no new call, though it still answers its last ones.
         "ignore_health_on_host_removal": True,

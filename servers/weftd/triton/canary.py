@@ -26,6 +26,7 @@ from tritonclient.utils import triton_to_np_dtype
 from weft.v1.error_reason_pb2 import ERROR_REASON_MODEL_BROKEN, ERROR_REASON_MODEL_REFUSED
 from weftd.errors import FailedPrecondition, ResourceExhausted, WeftError
 from weftd.inference.triton.client import Answer, Served, Triton
+from weftd.triton.metrics import MENDED, show_served
 from weftd.triton.process import Stub, TritonProcess
 
 __all__ = ["Canary", "ask"]
@@ -89,6 +90,7 @@ class Canary:
                 continue
             try:
                 index = await self._triton.index()
+                show_served(index)
                 stubs = await asyncio.to_thread(self._process.stubs)
                 suspects = await self._suspicious(index, stubs)
                 for model in suspects & self._suspects:
@@ -144,6 +146,7 @@ class Canary:
             log.error("model_not_mended", model=model, again_in_s=wait_s, message=said)
             return
         self._tries[model] = 0
+        MENDED.labels(model).inc()
         log.warning("model_mended", model=model, after_s=round(time.monotonic() - started, 2))
 
 

@@ -22,6 +22,7 @@ from weftd.envoy.config import Endpoint
 from weftd.errors import WeftError
 from weftd.inference.triton.client import Triton
 from weftd.triton.installation import Installation
+from weftd.triton.metrics import RESTARTED
 from weftd.triton.values import PROOF, prove_values
 
 __all__ = ["Stub", "TritonConfig", "TritonError", "TritonProcess", "shared_memory_prefix"]
@@ -50,7 +51,8 @@ class TritonError(RuntimeError):
 class TritonConfig:
     """`repository` holds the models; those in `models` are loaded, the others wait for somebody to load them.
 
-    It listens for gRPC on `listen`, and for HTTP and metrics where those are given.
+    It listens for gRPC on `listen`, and for HTTP and metrics where those are given. Its spans go to the URL
+    `traces`, OTLP over HTTP.
     """
 
     repository: Path
@@ -58,6 +60,7 @@ class TritonConfig:
     listen: Endpoint
     metrics: Endpoint | None = None
     http: Endpoint | None = None
+    traces: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +163,7 @@ class TritonProcess:
             self._is_ready = False
             if time.monotonic() - started > _STABLE_S:
                 wait_s = _BACKOFF_MIN_S
+            RESTARTED.inc()
             log.warning("triton_ended", code=code, restart_in_s=wait_s)
             await asyncio.sleep(wait_s)
             wait_s = min(wait_s * 2, _BACKOFF_MAX_S)
@@ -201,6 +205,7 @@ class TritonProcess:
             *_listening("grpc", config.listen),
             *_listening("http", config.http),
             *_listening("metrics", config.metrics),
+            *_tracing(config.traces),
             "--log-info=false",
         ]
         with self.log_file.open("ab") as output:
@@ -260,6 +265,15 @@ def _listening(name: str, where: Endpoint | None) -> list[str]:
     if where is None:
         return [f"--allow-{name}=false"]
     return [f"--{name}-address={where.host}", f"--{name}-port={where.port}"]
+
+
+def _tracing(url: str) -> list[str]:
+    """Spans of each call that brings a sampled trace, as children of the caller's."""
+    if not url:
+        return []
+    settings = ("mode=opentelemetry", "level=TIMESTAMPS", "rate=1")
+    exporter = (f"url={url}", "resource=service.name=triton", "bsp_schedule_delay=1000")
+    return [f"--trace-config={each}" for each in (*settings, *(f"opentelemetry,{one}" for one in exporter))]
 
 
 def _reachable(listen: Endpoint) -> str:
