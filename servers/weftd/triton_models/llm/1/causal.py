@@ -16,7 +16,7 @@ import math
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -181,9 +181,24 @@ class Causal:
         self._open: dict[str, Text] = {}
         self._leaving: dict[str, Text] = {}
         self._closed = False
-        self._start()
+        try:
+            self._start()
+        except (ValueError, AttributeError, NotImplementedError) as error:
+            kind = self._model.config.model_type
+            raise ValueError(f"transformers cannot batch a model of the kind {kind}: {error}") from error
         self._reader = threading.Thread(target=self._read, name="llm-read", daemon=True)
         self._reader.start()
+
+    @classmethod
+    def configured(cls, parameters: Mapping[str, str], device: str) -> Causal:
+        """With the parameters of config.pbtxt."""
+        return cls(
+            parameters["directory"],
+            device=device,
+            threads=int(parameters["threads"]),
+            streams=int(parameters["streams"]),
+            cache_gib=float(parameters["cache_gib"]),
+        )
 
     def _start(self) -> None:
         # Not the neutral values, or the library leaves the processors out. Each request has its own.

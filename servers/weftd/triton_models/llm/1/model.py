@@ -31,13 +31,8 @@ class TritonPythonModel:
         if not values["directory"]:
             raise pb.TritonModelException("The parameter `directory` of config.pbtxt names no model.")
         on_gpu = args["model_instance_kind"] == "GPU"
-        self._causal = Causal(
-            values["directory"],
-            device=f"cuda:{args['model_instance_device_id']}" if on_gpu else "cpu",
-            threads=int(values["threads"]),
-            streams=int(values["streams"]),
-            cache_gib=float(values["cache_gib"]),
-        )
+        device = f"cuda:{args['model_instance_device_id']}" if on_gpu else "cpu"
+        self._causal = Causal.configured(values, device)
         self._open: set[_Answer] = set()
         self._closing = threading.Event()
         self._metrics = _Metrics({"model": args["model_name"], "version": args["model_version"]})
