@@ -59,12 +59,13 @@ async def failure(model: OpenAICompatible, request: GenerateRequest | None = Non
 
 async def test_text_usage_and_reason_arrive(endpoint: OpenAIServer) -> None:
     async with opened(endpoint, "normal") as model:
-        events = await collect(model, ask(temperature=0.25, max_tokens=99))
+        events = await collect(model, ask(temperature=0.25, max_tokens=99, top_p=0.5, stop=["END"]))
     assert [event.content for event in events if event.type == "delta"] == WORDS
     done = events[-1]
     assert (done.type, done.finish_reason, done.usage.total_tokens) == ("done", "stop", 16)
     sent = endpoint.requests[0]
     assert (sent["model"], sent["temperature"], sent["max_tokens"]) == ("normal", 0.25, 99)
+    assert (sent["top_p"], sent["stop"]) == (0.5, ["END"])
     assert sent["authorization"] == f"Bearer {KEY}"
 
 
