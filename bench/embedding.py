@@ -109,17 +109,13 @@ async def measure(texts: Sequence[str], directory: Path) -> None:
                         speeds[name].append(speed)
                         costs[name].append((processor_s(triton) - before) / len(texts) * 1_000)
     single_name, batched_name, triton_single_name, triton_name = conditions
-    rows = [
-        (name, spread(speeds[name], ".0f"), spread(costs[name]), spread(ratios(speeds, name, other)), other)
-        for name, other in (
-            (single_name, single_name),
-            (batched_name, single_name),
-            (triton_single_name, single_name),
-            (triton_name, triton_single_name),
-            (triton_name, batched_name),
-        )
-    ]
-    table(("condition", "texts per second", "processor time of a text, ms", "ratio", "beside"), rows)
+    rows = [(name, spread(speeds[name], ".0f"), spread(costs[name])) for name in conditions]
+    table(("condition", "texts per second", "processor time of a text, ms"), rows)
+    pairs = ((batched_name, single_name), (triton_name, triton_single_name), (triton_name, batched_name))
+    table(
+        ("texts per second", "beside", "ratio"),
+        [(name, other, spread(ratios(speeds, name, other))) for name, other in pairs],
+    )
     print(f"\nmedian length: {statistics.median(map(len, texts)):.0f} characters")
 
 
