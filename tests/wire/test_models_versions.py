@@ -91,6 +91,26 @@ async def test_a_stream_ends_on_the_version_that_it_began_with(versions: Version
     assert seen[0][1] < published.version
 
 
+async def test_an_old_version_is_let_go_of_after_its_last_stream(versions: Versions) -> None:
+    ended = asyncio.Event()
+
+    async def read() -> None:
+        inputs = {"N": np.array([10], np.int32), "PAUSE_MS": np.array([20], np.float32)}
+        while not ended.is_set():
+            async for _ in versions.triton.stream("letters", inputs):
+                pass
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(16):
+            group.create_task(read())
+        for code in (75, 76, 77):
+            await versions.publish("letters", archive({"model.py": letters(code)}))
+        ended.set()
+    async with asyncio.timeout(15):
+        while len(versions.server.stubs("letters")) != 1:
+            await asyncio.sleep(0.05)
+
+
 async def test_a_stream_that_never_ends_is_refused(versions: Versions) -> None:
     error = await failure(versions.publish("letters", archive({"model.py": letters(9, end="pass")})))
     assert error == ("FAILED_PRECONDITION", "MODEL_VERSION_REFUSED")

@@ -131,6 +131,10 @@ class Triton:
                 if response.infer_response.outputs:
                     yield _answer(response.infer_response)
                 if response.infer_response.parameters[_FINAL].bool_param:
+                    # A request that is cancelled just now Triton never lets go of, nor of the version of the
+                    # model that answered it: it is never unloaded.
+                    await call.done_writing()
+                    await call.read()
                     return
         except TimeoutError:
             raise _broken(model, f"said nothing for {_SILENCE_LIMIT_S:.0f} s") from None
