@@ -223,15 +223,15 @@ class TritonProcess:
             )
 
     async def _load(self) -> None:
-        try:
-            await prove_values(self._client)
-            # One after the other: reading weights is no faster in two.
-            for model in self.config.models:
-                await self._client.load(model)
-        except WeftError as error:
-            # Without the model's traceback, which is in the log.
-            said = error.metadata.get("triton", "").partition("\n\nAt:")[0]
-            raise TritonError(f"{said or error.message} (more in {self.log_file})") from error
+        """All models at once; TritonError for the first that fails, when the others are served."""
+        loads = (self._client.load(model) for model in self.config.models)
+        for ended in await asyncio.gather(prove_values(self._client), *loads, return_exceptions=True):
+            if isinstance(ended, WeftError):
+                # Without the model's traceback, which is in the log.
+                said = ended.metadata.get("triton", "").partition("\n\nAt:")[0]
+                raise TritonError(f"{said or ended.message} (more in {self.log_file})") from ended
+            if ended is not None:
+                raise ended
         log.info("triton_ready", address=str(self.config.listen), models=list(self.config.models))
 
     async def _until_live(self) -> None:
