@@ -61,6 +61,9 @@ class _Triton(Collector):
             log.warning("triton_metrics_missing", message=str(error))
             return ()
         for family in families:
-            if family.type == "counter":  # would be printed as "…_total", which Triton's are not
+            if family.type == "counter":  # else its name ends in "_total", as Triton's do not
                 family.type = "unknown"
+                family.samples = [
+                    each._replace(name=each.name.removesuffix("_total")) for each in family.samples
+                ]
         return families
