@@ -230,7 +230,8 @@ class PublishModelRequest(_message.Message):
     """The model's name in the repository. In the first message only; 1 to 64 of a-z, 0-9, `_`, `-`."""
     data: _builtins.bytes
     """A piece of the tar file. It holds what stands in a version's directory (`model.py`, weights, …) and, at will,
-    the model's `config.pbtxt`, whose tensors must be those of the version before.
+    the model's `config.pbtxt`, whose tensors must be those of the version before, and `canary.json`, the inputs of
+    the call that checks it, by name. Plain files and directories only.
     """
     def __init__(
         self,

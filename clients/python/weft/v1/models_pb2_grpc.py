@@ -98,7 +98,7 @@ class ModelServiceServicer:
         answered), and only then puts it in the place of the version before. The answer comes when new calls
         are answered by the new version; what began on the old one ends on the old one.
         A version that is refused, or a call that is cut off or cancelled before it is in its place, leaves nothing
-        behind, and the version before serves on.
+        behind, and the version before serves on. One publish of a model at a time: another is refused with OVERLOADED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -112,7 +112,8 @@ class ModelServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RollbackModel(self, request, context):
-        """Serves an older version that is still kept again. Checked like a new one. Operators only.
+        """Serves an older version that is still kept again. Checked like a new one, so it may take minutes. Called
+        again it goes back further. Operators only.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

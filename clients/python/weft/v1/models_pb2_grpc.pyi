@@ -34,12 +34,14 @@ class ModelServiceStub:
        answered), and only then puts it in the place of the version before. The answer comes when new calls
        are answered by the new version; what began on the old one ends on the old one.
     A version that is refused, or a call that is cut off or cancelled before it is in its place, leaves nothing
-    behind, and the version before serves on.
+    behind, and the version before serves on. One publish of a model at a time: another is refused with OVERLOADED.
     """
     ListModelVersions: _aio.UnaryUnaryMultiCallable[_models_pb2.ListModelVersionsRequest, _models_pb2.ListModelVersionsResponse]
     """Lists the models that Triton serves and the versions that are kept of each. Operators only."""
     RollbackModel: _aio.UnaryUnaryMultiCallable[_models_pb2.RollbackModelRequest, _models_pb2.RollbackModelResponse]
-    """Serves an older version that is still kept again. Checked like a new one. Operators only."""
+    """Serves an older version that is still kept again. Checked like a new one, so it may take minutes. Called
+    again it goes back further. Operators only.
+    """
     WatchModels: _aio.UnaryStreamMultiCallable[_models_pb2.WatchModelsRequest, _models_pb2.WatchModelsEvent]
     """Tells which version of each model is served, as it changes. Operators only.
 
@@ -88,7 +90,7 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
            answered), and only then puts it in the place of the version before. The answer comes when new calls
            are answered by the new version; what began on the old one ends on the old one.
         A version that is refused, or a call that is cut off or cancelled before it is in its place, leaves nothing
-        behind, and the version before serves on.
+        behind, and the version before serves on. One publish of a model at a time: another is refused with OVERLOADED.
         """
 
     @_abc_1.abstractmethod
@@ -105,7 +107,9 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _models_pb2.RollbackModelRequest,
         context: _aio.ServicerContext[_models_pb2.RollbackModelRequest, _abc.Awaitable[_models_pb2.RollbackModelResponse]],
     ) -> _abc.Awaitable[_models_pb2.RollbackModelResponse]:
-        """Serves an older version that is still kept again. Checked like a new one. Operators only."""
+        """Serves an older version that is still kept again. Checked like a new one, so it may take minutes. Called
+        again it goes back further. Operators only.
+        """
 
     @_abc_1.abstractmethod
     def WatchModels(

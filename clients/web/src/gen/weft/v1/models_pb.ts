@@ -256,7 +256,8 @@ export type PublishModelRequest = Message<"weft.v1.PublishModelRequest"> & {
 
   /**
    * A piece of the tar file. It holds what stands in a version's directory (`model.py`, weights, …) and, at will,
-   * the model's `config.pbtxt`, whose tensors must be those of the version before.
+   * the model's `config.pbtxt`, whose tensors must be those of the version before, and `canary.json`, the inputs of
+   * the call that checks it, by name. Plain files and directories only.
    *
    * @generated from field: bytes data = 2;
    */
@@ -521,7 +522,7 @@ export const ModelService: GenService<{
    *    answered), and only then puts it in the place of the version before. The answer comes when new calls
    *    are answered by the new version; what began on the old one ends on the old one.
    * A version that is refused, or a call that is cut off or cancelled before it is in its place, leaves nothing
-   * behind, and the version before serves on.
+   * behind, and the version before serves on. One publish of a model at a time: another is refused with OVERLOADED.
    *
    * @generated from rpc weft.v1.ModelService.PublishModel
    */
@@ -541,7 +542,8 @@ export const ModelService: GenService<{
     output: typeof ListModelVersionsResponseSchema;
   },
   /**
-   * Serves an older version that is still kept again. Checked like a new one. Operators only.
+   * Serves an older version that is still kept again. Checked like a new one, so it may take minutes. Called
+   * again it goes back further. Operators only.
    *
    * @generated from rpc weft.v1.ModelService.RollbackModel
    */
