@@ -128,13 +128,15 @@ class Triton:
                     raise _broken(model, "broke off before its end")
                 if response.error_message:
                     _raise(None, response.error_message, model)
-                if response.infer_response.outputs:
-                    yield _answer(response.infer_response)
-                if response.infer_response.parameters[_FINAL].bool_param:
+                is_last = response.infer_response.parameters[_FINAL].bool_param
+                if is_last:
                     # A request that is cancelled just now Triton never lets go of, nor of the version of the
-                    # model that answered it: it is never unloaded.
+                    # model that answered it: so it is ended before the caller can leave.
                     await call.done_writing()
                     await call.read()
+                if response.infer_response.outputs:
+                    yield _answer(response.infer_response)
+                if is_last:
                     return
         except TimeoutError:
             raise _broken(model, f"said nothing for {_SILENCE_LIMIT_S:.0f} s") from None
