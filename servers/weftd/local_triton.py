@@ -110,7 +110,8 @@ def models(settings: Settings) -> list[Model]:
             )
         )
     if settings.llm:
-        found.append(Model("llm", device=settings.device, parameters={"directory": _named(settings.llm)}))
+        own = {"directory": _named(settings.llm), "threads": str(settings.threads)}
+        found.append(Model("llm", device=settings.device, parameters=own))
     return found
 
 
