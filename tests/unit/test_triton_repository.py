@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -138,7 +140,6 @@ def test_weft_s_own_models_take_all_settings(tmp_path: Path, device: str) -> Non
     [
         {"triton_url": "http://127.0.0.1:8001"},
         {"triton_url": "grpc://127.0.0.1"},
-        {"triton_metrics_address": "8002"},
         {"triton_repository": "s3://bucket/models"},
     ],
 )
@@ -151,8 +152,34 @@ def test_a_setting_that_cannot_be_is_said(
 
 
 def test_a_python_without_triton_says_what_to_do(tmp_path: Path) -> None:
-    import sys
-
     for python in (tmp_path / "none" / "python", Path(sys.executable), Path("/bin/false"), tmp_path):
         with pytest.raises(TritonMissing, match="make triton"):
             Installation.find(python)
+
+
+def test_a_python_with_numpy_2_is_refused(tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    answer = {
+        "package": "/p/pytriton/__init__.py",
+        "libraries": "",
+        "version": "3.11",
+        "bin": "",
+        "numpy": "2.4.6",
+    }
+    python.write_text(f"#!/bin/sh\necho '{json.dumps(answer)}'\n")
+    python.chmod(0o755)
+    with pytest.raises(TritonMissing, match=r"numpy 2\.4\.6.*make triton"):
+        Installation.find(python)
+
+
+def test_the_server_gets_no_secret_of_the_mesh(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WEFT_RECORDS_URL", "postgresql+psycopg://weft:secret@host/weft")
+    monkeypatch.setenv("PYTHONPATH", "/elsewhere")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    installed = Installation(Path("s"), Path("b"), Path("t"), Path("c"), "/lib/of/python", "/bin/of/models")
+    environment = installed.environment()
+    assert not [name for name in environment if name.startswith("WEFT_")]
+    assert "PYTHONPATH" not in environment
+    assert environment["CUDA_VISIBLE_DEVICES"] == "1"
+    assert environment["PATH"].startswith("/bin/of/models:")
+    assert environment["LD_LIBRARY_PATH"].startswith("/lib/of/python")
