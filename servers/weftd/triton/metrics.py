@@ -20,9 +20,9 @@ __all__ = ["MENDED", "RESTARTED", "show_served", "show_triton"]
 log = structlog.get_logger()
 
 MENDED: Final = Counter(
-    "weft_triton_mended", "Models that were loaded again, for a process of theirs died.", ["model"]
+    "weft_triton_mended_total", "Models that were loaded again, for a process of theirs died.", ["model"]
 )
-RESTARTED: Final = Counter("weft_triton_restarted", "Times that Triton ended and was started again.")
+RESTARTED: Final = Counter("weft_triton_restarted_total", "Times that Triton ended and was started again.")
 _SERVED: Final = Gauge(
     "weft_triton_served_version", "The version that answers new calls; 0: none.", ["model"]
 )
