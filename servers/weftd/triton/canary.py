@@ -24,7 +24,7 @@ from tritonclient.grpc import model_config_pb2
 from tritonclient.utils import triton_to_np_dtype
 
 from weft.v1.error_reason_pb2 import ERROR_REASON_MODEL_BROKEN, ERROR_REASON_MODEL_REFUSED
-from weftd.errors import FailedPrecondition, ResourceExhausted, WeftError
+from weftd.errors import ResourceExhausted, Unavailable, WeftError
 from weftd.inference.triton.client import Answer, Served, Triton
 from weftd.triton.metrics import MENDED, show_served
 from weftd.triton.process import Stub, TritonProcess
@@ -45,7 +45,7 @@ _DEAD: Final = "is not healthy"
 async def ask(triton: Triton, model: str) -> Answer | None:
     """One call with made-up input; None where the model lives and has no answer to that (its queue is full).
 
-    The WeftError of the call where it failed, FailedPrecondition where the answer is no value: empty, or not
+    The WeftError of the call where it failed, Unavailable where the answer is no value: empty, or not
     finite.
     """
     config = await triton.config(model)
@@ -65,7 +65,7 @@ async def ask(triton: Triton, model: str) -> Answer | None:
         return None
     for name, values in answer.outputs.items():
         if not values.size or (values.dtype.kind == "f" and not np.isfinite(values).all()):
-            raise FailedPrecondition(
+            raise Unavailable(
                 ERROR_REASON_MODEL_BROKEN, f"The model {model} answers with no value for {name}."
             )
     return answer

@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 
 from weft.v1.error_reason_pb2 import ERROR_REASON_MODEL_BROKEN
-from weftd.errors import FailedPrecondition
+from weftd.errors import Unavailable
 from weftd.inference.triton.client import Triton
 
 __all__ = ["PROOF", "prove_values"]
@@ -19,7 +19,7 @@ _NAME: Final = "weft_proof"
 
 
 async def prove_values(triton: Triton) -> None:
-    """FailedPrecondition where a model gets other values than were sent: numpy 2 does that, with no error.
+    """Unavailable where a model gets other values than were sent: numpy 2 does that, with no error.
 
     The model that says them back is there for this moment only.
     """
@@ -30,7 +30,7 @@ async def prove_values(triton: Triton) -> None:
     await triton.unload(_NAME)
     back = [each.decode() for each in answer.outputs["TEXT_BACK"].flat]
     if back != list(text) or answer.outputs["NUMBER_BACK"].tolist() != number.tolist():
-        raise FailedPrecondition(
+        raise Unavailable(
             ERROR_REASON_MODEL_BROKEN,
             "Triton's models read other values than they are sent. Their Python needs numpy below 2: "
             "run `make triton` again.",
