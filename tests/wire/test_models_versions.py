@@ -40,7 +40,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningTriton]:
 
 @pytest.fixture
 async def versions(server: RunningTriton, tmp_path: Path) -> AsyncIterator[Versions]:
-    async with serving(server, tmp_path, TrialLimits(load_s=30, call_s=3)) as served:
+    async with serving(server, tmp_path, TrialLimits(load_s=30, call_s=8)) as served:
         yield served
 
 
@@ -115,6 +115,12 @@ async def test_a_stream_that_never_ends_is_refused(versions: Versions) -> None:
     error = await failure(versions.publish("letters", archive({"model.py": letters(9, end="pass")})))
     assert error == ("FAILED_PRECONDITION", "MODEL_VERSION_REFUSED")
     nothing_left(versions)
+
+
+async def test_a_stream_may_be_silent_for_a_while_before_its_first_answer(versions: Versions) -> None:
+    code = letters(78).replace(b"pause_s = ", b"time.sleep(6)\n        pause_s = ")
+    await versions.publish("letters", archive({"model.py": code}))
+    await versions.publish("letters", archive({"model.py": letters(79)}))
 
 
 async def test_canary_inputs_come_with_a_version_and_stay(versions: Versions) -> None:

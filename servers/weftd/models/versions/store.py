@@ -164,10 +164,10 @@ def _sync(directory: Path) -> None:
 def _answering() -> Iterator[None]:
     try:
         yield
-    except OSError as error:
+    except Exception as error:  # the libraries of object stores have errors of their own
+        why = getattr(error, "strerror", None) or type(error).__name__
         raise Unavailable(
             ERROR_REASON_BACKEND_UNAVAILABLE,
-            f"The model repository cannot be used now ({error.strerror or type(error).__name__}). "
-            "Try again later, or have it looked at.",
+            f"The model repository cannot be used now ({why}). Try again later, or have it looked at.",
             metadata={"backend": "model repository"},
         ) from error
