@@ -23,7 +23,7 @@ from tests.servers.mesh import free_port, mesh_environment, running_mesh
 from tests.servers.triton import need_triton
 from tests.servers.triton_models import COUNT, ECHO, VERSIONED, write_model
 from weftd.envoy.config import Endpoint
-from weftd.errors import FailedPrecondition, Unavailable
+from weftd.errors import Unavailable
 from weftd.inference.triton.client import Answer, Triton
 from weftd.triton.canary import Canary, ask
 from weftd.triton.process import TritonConfig, TritonError, TritonProcess, shared_memory_prefix
@@ -330,5 +330,5 @@ async def test_a_model_that_reads_zeros_is_found(monkeypatch: pytest.MonkeyPatch
                 "1",
             )
 
-    with pytest.raises(FailedPrecondition, match="make triton"):
+    with pytest.raises(Unavailable, match="make triton"):
         await prove_values(Zeros())  # type: ignore[arg-type]

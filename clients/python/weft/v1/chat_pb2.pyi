@@ -135,8 +135,8 @@ class ChatEvent(_message.Message):
 
     @_builtins.property
     def degraded(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """What was missing: "graph", "retrieval", or of it "dense", "lexical", "datasets" (some were indexed
-        with another embedding model). `refs` and `done`; empty: nothing.
+        """What was missing: "graph", "retrieval", or of it "dense", "lexical", "rerank" (the order is that of the
+        routes), "datasets" (some were indexed with another embedding model). `refs` and `done`; empty: nothing.
         """
 
     def __init__(

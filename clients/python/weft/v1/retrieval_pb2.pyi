@@ -127,8 +127,8 @@ class SearchMetadata(_message.Message):
 
     @_builtins.property
     def degraded(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """What was missing: "dense", "lexical", "datasets" (some were indexed with another embedding model
-        than the one set now: index them again). Empty: nothing.
+        """What was missing: "dense", "lexical", "rerank" (the order is that of the routes), "datasets" (some were
+        indexed with another embedding model than the one set now: index them again). Empty: nothing.
         """
 
     def __init__(

@@ -151,8 +151,8 @@ export type ChatEvent = Message<"weft.v1.ChatEvent"> & {
   usage?: Usage | undefined;
 
   /**
-   * What was missing: "graph", "retrieval", or of it "dense", "lexical", "datasets" (some were indexed
-   * with another embedding model). `refs` and `done`; empty: nothing.
+   * What was missing: "graph", "retrieval", or of it "dense", "lexical", "rerank" (the order is that of the
+   * routes), "datasets" (some were indexed with another embedding model). `refs` and `done`; empty: nothing.
    *
    * @generated from field: repeated string degraded = 5;
    */

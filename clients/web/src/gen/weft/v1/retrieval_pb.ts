@@ -126,8 +126,8 @@ export type SearchMetadata = Message<"weft.v1.SearchMetadata"> & {
   routes: string[];
 
   /**
-   * What was missing: "dense", "lexical", "datasets" (some were indexed with another embedding model
-   * than the one set now: index them again). Empty: nothing.
+   * What was missing: "dense", "lexical", "rerank" (the order is that of the routes), "datasets" (some were
+   * indexed with another embedding model than the one set now: index them again). Empty: nothing.
    *
    * @generated from field: repeated string degraded = 2;
    */
