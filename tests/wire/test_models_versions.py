@@ -123,6 +123,15 @@ async def test_a_stream_may_be_silent_for_a_while_before_its_first_answer(versio
     await versions.publish("letters", archive({"model.py": letters(79)}))
 
 
+async def test_a_version_may_log_and_count(versions: Versions) -> None:
+    load = (
+        "self.made = pb_utils.MetricFamily(name='made', description='d', kind=pb_utils.MetricFamily.COUNTER)"
+    )
+    code = number(69, load=load, call="pb_utils.Logger.log_info('called'); self.made.Metric().increment(1)")
+    await versions.publish("number", archive({"model.py": code}))
+    assert (await versions.called())[0] == 69
+
+
 async def test_canary_inputs_come_with_a_version_and_stay(versions: Versions) -> None:
     code = number(72, call="assert pb_utils.get_input_tensor_by_name(request, 'N').as_numpy()[0] == 5")
     refused = await failure(versions.publish("number", archive({"model.py": code})))

@@ -159,6 +159,7 @@ class _Child:
             if os.getppid() != parent:
                 os._exit(1)
             _limit_memory()
+            _cut_off_server()
             package = __name__.rpartition(".")[0]
             model = importlib.import_module(f"{package}.{Path(file).stem}").TritonPythonModel()
             if hasattr(model, "initialize"):
@@ -243,6 +244,26 @@ class _Sender:
             if not self.ended.is_set():
                 self._child.say(failure, None)
             self.ended.set()
+
+
+class _Nothing:
+    """Takes every call and keeps nothing of it."""
+
+    def __getattr__(self, name: str) -> _Nothing:
+        return self
+
+    def __call__(self, *_: Any, **__: Any) -> _Nothing:
+        return self
+
+
+def _calls_others(*_: Any, **__: Any) -> NoReturn:
+    raise _Failed("it calls other models of the server, and cannot be checked apart from it")
+
+
+def _cut_off_server() -> None:
+    """What talks with the server would wait for it for ever: its thread is not in this process."""
+    pb_utils.Logger = pb_utils.MetricFamily = _Nothing()
+    pb_utils.InferenceRequest = _calls_others
 
 
 def _tensors(response: Any) -> Tensors:
