@@ -2,9 +2,9 @@
 
     .venv/bin/python -m bench.cancel_llm [TIMES]
 
-`weft up --triton` with a tiny causal model. A turn is begun over each transport in turn, and cancelled after
-its second event; the model says when it saw the text out of its batch, how many tokens it has made, and how
-many of them for a text after that moment. Once with nothing else to write, once with eight other turns that
+`weft up` beside a Triton with a tiny causal model. A turn is begun over each transport in turn, and cancelled
+after its second event; the model says when it saw the text out of its batch, how many tokens it has made, and
+how many of them for a text after that moment. Once with nothing else to write, once with eight other turns that
 are written meanwhile. At the end as many turns as the model has slots are written whole.
 """
 
@@ -120,7 +120,7 @@ def main() -> None:
     times = int(sys.argv[1]) if sys.argv[1:] else 100
     with (
         tempfile.TemporaryDirectory(prefix="weft-bench-") as directory,
-        running_llm_mesh(Path(directory), "triton") as running,
+        running_llm_mesh(Path(directory), triton=True) as running,
     ):
         uvloop.run(measured(running, times))
 

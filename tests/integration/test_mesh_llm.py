@@ -16,8 +16,8 @@ import httpx
 import pytest
 
 from tests.integration.test_mesh_cancel import CASES, Try
-from tests.servers.mesh import Mesh, free_port, running_mesh
-from tests.servers.tiny_llm import llm_counts, need_llm, write_tiny_llm
+from tests.servers.mesh import Mesh, running_mesh
+from tests.servers.tiny_llm import llm_counts, llm_on_triton, need_llm, write_tiny_llm
 from tests.servers.transports import take, text_of, transports, turn
 from weft import Weft
 from weft.v1 import models_pb2_grpc
@@ -54,19 +54,24 @@ class LlmMesh:
 
 
 @contextlib.contextmanager
-def running_llm_mesh(directory: Path, topology: str) -> Iterator[LlmMesh]:
+def running_llm_mesh(directory: Path, *, triton: bool) -> Iterator[LlmMesh]:
     need_llm()
-    environment = {"WEFT_LLM": str(write_tiny_llm(directory / "tiny"))}
-    metrics = f"127.0.0.1:{free_port()}" if topology == "triton" else ""
-    if metrics:
-        environment["WEFT_TRITON_METRICS_ADDRESS"] = metrics
-    with running_mesh(directory, topology, environment) as mesh:
-        yield LlmMesh(mesh, f"http://{metrics}/metrics" if metrics else "")
+    weights = write_tiny_llm(directory / "tiny")
+    environment = {"WEFT_LLM": str(weights)}
+    with contextlib.ExitStack() as stack:
+        metrics_url = ""
+        if triton:
+            served = stack.enter_context(llm_on_triton(weights, directory / "triton", embedder=True))
+            environment["WEFT_TRITON_URL"] = f"grpc://{served.address}"
+            metrics_url = served.metrics_url
+        mesh = stack.enter_context(running_mesh(directory, "one", environment))
+        yield LlmMesh(mesh, metrics_url)
 
 
-@pytest.fixture(scope="module", params=["one", "triton"])
+@pytest.fixture(scope="module", params=["process", "triton"])
 def llm_mesh(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LlmMesh]:
-    with running_llm_mesh(tmp_path_factory.mktemp(f"llm-{request.param}"), request.param) as running:
+    directory = tmp_path_factory.mktemp(f"llm-{request.param}")
+    with running_llm_mesh(directory, triton=request.param == "triton") as running:
         yield running
 
 

@@ -141,10 +141,16 @@ def need_llm() -> None:
 
 
 @contextlib.contextmanager
-def llm_on_triton(weights: Path, directory: Path) -> Iterator[RunningTriton]:
-    """A Triton that serves `weights` as llm, set up as `weft triton` does it."""
-    assemble([Model("llm", parameters={"directory": str(weights)})], directory / "llm")
-    with running_triton(directory / "llm", directory / "served") as running:
+def llm_on_triton(weights: Path, directory: Path, *, embedder: bool = False) -> Iterator[RunningTriton]:
+    """A Triton that serves `weights` as llm, set up as `weft triton` does it, and Weft's embedder if asked.
+
+    No canary calls it, so the model's counts are of the test's own calls alone.
+    """
+    models = [Model("llm", parameters={"directory": str(weights)})]
+    if embedder:
+        models.append(Model("embedder", parameters={"cache": str(directory / "cache")}))
+    assemble(models, directory / "models")
+    with running_triton(directory / "models", directory / "served") as running:
         yield running
 
 
