@@ -23,6 +23,7 @@ from weftd.models.versions.canary import canary_inputs, check_outputs, read_cana
 from weftd.models.versions.model_config import check_same, parse, pinned, pinned_to, text
 from weftd.models.versions.refusal import VersionRefused
 from weftd.models.versions.store import VersionStore
+from weftd.triton.repository import Model, assemble
 
 _LIMITS = ArchiveLimits(bytes=1 << 20, entries=20)
 
@@ -219,3 +220,22 @@ async def test_without_a_triton_there_is_no_repository() -> None:
         with pytest.raises(FailedPrecondition) as raised:
             await call  # type: ignore[misc]
         assert reason_name(ErrorReason.ValueType(raised.value.reason)) == "NO_MODEL_REPOSITORY"
+
+
+def test_a_published_version_stays_the_one_that_a_local_triton_serves(tmp_path: Path) -> None:
+    own = tmp_path / "models" / "embedder"
+
+    def assembled(before: bytes) -> int:
+        (own / "config.pbtxt").write_bytes(before)
+        assemble([Model("embedder")], tmp_path / "models")
+        return pinned(parse((own / "config.pbtxt").read_bytes()))
+
+    assemble([Model("embedder")], tmp_path / "models")
+    config = parse((own / "config.pbtxt").read_bytes())
+    assert assembled(text(pinned_to(config, 3))) == 0  # it is not there
+    (own / "3").mkdir()
+    assert assembled(text(pinned_to(config, 3))) == 3
+    (own / "3" / "config.pbtxt").write_bytes(b"")
+    config.parameters["mine"].string_value = "kept"
+    assert assembled(text(pinned_to(config, 3))) == 3
+    assert parse((own / "config.pbtxt").read_bytes()).parameters["mine"].string_value == "kept"
