@@ -267,7 +267,7 @@ PRODUCED: dict[str, Produce | str] = {
     "MODEL_CANNOT_CONTINUE": cannot_continue,
     "BACKEND_UNAVAILABLE": "deploy/test_envoy_grpc.py"
     "::test_with_nobody_behind_every_transport_says_so_and_when_to_retry",
-    "DRAINING": "wire/test_chat_calls.py::test_a_draining_server_says_go_away_and_finishes",
+    "DRAINING": "wire/test_chat_converse.py::test_a_draining_server_says_go_away_and_finishes",
     "OVERLOADED": too_many_turns,
     "INTERNAL": "wire/test_rpc_calls.py::test_an_unknown_fault_is_internal_and_keeps_its_text",
 }
