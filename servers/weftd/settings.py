@@ -73,9 +73,7 @@ class Settings(BaseSettings):
     triton_metrics_address: str = Field(
         default="", description="host:port of /metrics of `weft triton`, Triton's own with it. Empty: none."
     )
-    triton_traces: str = Field(
-        default="", description="Of Triton: http://host:4318/v1/traces. Empty: none."
-    )
+    triton_traces: str = Field(default="", description="Of Triton: http://host:4318/v1/traces. Empty: none.")
     triton_repository: str = Field(
         default="", description="Its models: a directory, or s3://bucket/path. Empty: below WEFT_DATA."
     )
