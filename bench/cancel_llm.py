@@ -4,7 +4,7 @@
 
 `weft up` beside a Triton with a tiny causal model. A turn is begun over each transport in turn, and cancelled
 after its second event; the model says when it saw the text out of its batch, how many tokens it has made, and
-how many of them for a text after that moment. Once with nothing else to write, once with eight other turns that
+how many of them for a text after that moment. Once with nothing else to write, once beside eight turns that
 are written meanwhile. At the end as many turns as the model has slots are written whole.
 """
 
