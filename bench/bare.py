@@ -99,7 +99,7 @@ async def serve_bare(address: str, add: Callable[[grpc.aio.Server], None]) -> No
 
 def weft(left_out: Sequence[str]) -> None:
     """The real services, but for the model, the search, and the parts left out."""
-    from weftd import compose
+    from weftd import compose_models
     from weftd.chat import mesh
     from weftd.models.port import ModelRegistry
     from weftd.programs import serve
@@ -117,7 +117,7 @@ def weft(left_out: Sequence[str]) -> None:
 
     for part in left_out:
         {"store": _leave_out_store, "logs": _leave_out_logs, "metrics": _leave_out_metrics}[part]()
-    compose.language_models = instant  # type: ignore[assignment]  # the bench's own
+    compose_models.language_models = instant  # type: ignore[assignment]  # the bench's own
     mesh.MeshRetrieval = NoRetrieval  # type: ignore[assignment, misc]
     uvloop.run(serve(Settings(), SERVICES))
 

@@ -77,7 +77,7 @@ class Paced:
 
 def serve() -> None:
     """The real services, but for the models and the search."""
-    from weftd import compose
+    from weftd import compose_models
     from weftd.chat import mesh
     from weftd.models.port import ModelRegistry
     from weftd.programs import serve as run_serve
@@ -93,7 +93,7 @@ def serve() -> None:
         async def search(self, _request: object) -> SearchResponse:
             return SearchResponse()
 
-    compose.language_models = paced  # type: ignore[assignment]  # the bench's own
+    compose_models.language_models = paced  # type: ignore[assignment]  # the bench's own
     mesh.MeshRetrieval = NoRetrieval  # type: ignore[assignment, misc]
     uvloop.run(run_serve(Settings(), SERVICES))
 

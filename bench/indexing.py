@@ -74,7 +74,7 @@ def bare(mesh: Mesh, file: Path) -> float:
 
 
 async def embed(texts: list[str]) -> float:
-    from weftd.compose import open_embedder
+    from weftd.compose_models import open_embedder
     from weftd.settings import Settings
 
     async with open_embedder(Settings()) as embedder:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ import structlog
 from weftd import compose
 from weftd.addresses import endpoint, free_port
 from weftd.compose import CannotStart, plainly
+from weftd.compose_models import models_python
 from weftd.envoy.config import Endpoint
 from weftd.lock import alone
 from weftd.log_files import keep_small
@@ -26,7 +26,7 @@ from weftd.triton.metrics import show_triton
 from weftd.triton.process import TritonConfig, TritonError, TritonProcess
 from weftd.triton.repository import Model, assemble
 
-__all__ = ["models", "models_python", "run_triton", "triton_process"]
+__all__ = ["models", "run_triton", "triton_process"]
 
 _LISTEN = "grpc://127.0.0.1:8001"
 
@@ -78,11 +78,6 @@ def triton_process(settings: Settings) -> TritonProcess:
         traces=settings.triton_traces,
     )
     return TritonProcess(installation, config, directory)
-
-
-def models_python(settings: Settings) -> Path:
-    """The interpreter of the models' own environment, which `make triton` makes; it may be missing."""
-    return settings.models_python or Path(sys.prefix) / "models" / "bin" / "python"
 
 
 def models(settings: Settings) -> list[Model]:

@@ -14,7 +14,7 @@ from pathlib import Path
 import structlog
 
 from weft.v1.error_reason_pb2 import ERROR_REASON_BACKEND_UNAVAILABLE
-from weftd import compose
+from weftd import compose, compose_models
 from weftd.addresses import endpoints, grpc_target
 from weftd.envoy.config import Endpoint
 from weftd.envoy.process import EnvoyProcess
@@ -166,7 +166,7 @@ async def run_jobs(settings: Settings) -> None:
                 stack.enter_context(alone(settings.data, "jobs", "The job process"))
             records = await stack.enter_async_context(compose.open_records(settings))
             passages = await stack.enter_async_context(compose.open_passages(settings))
-            embedder = await stack.enter_async_context(compose.open_embedder(settings))
+            embedder = await stack.enter_async_context(compose_models.open_embedder(settings))
             show_records(records)
             show_embedder(embedder)
             blobs = compose.open_blobs(settings)

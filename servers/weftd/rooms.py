@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import structlog
 
 from weft.v1 import chat_pb2_grpc, knowledge_pb2_grpc, models_pb2_grpc, retrieval_pb2_grpc
-from weftd import compose
+from weftd import compose, compose_models
 from weftd.addresses import grpc_target
 from weftd.rpc import gauges
 from weftd.rpc.channels import Peers
@@ -136,12 +136,12 @@ class Rooms:
         from weftd.models.service import ModelService
 
         registry = await self._stack.enter_async_context(
-            compose.language_models(self._settings, await self._embedder())
+            compose_models.language_models(self._settings, await self._embedder())
         )
         served = {model.model_id: model for model in registry if isinstance(model, ServedModel)}
         self.dependencies += model_backends(self._settings, **served)
         publishing = await self._stack.enter_async_context(
-            compose.open_publishing(self._settings, self._drain)
+            compose_models.open_publishing(self._settings, self._drain)
         )
         return _service(
             "Model", ModelService(registry, publishing), models_pb2_grpc.add_ModelServiceServicer_to_server
@@ -162,13 +162,13 @@ class Rooms:
 
     async def _embedder(self) -> Any:
         if "embedder" not in self._opened:
-            embedder = await self._once("embedder", compose.open_embedder(self._settings))
+            embedder = await self._once("embedder", compose_models.open_embedder(self._settings))
             show_embedder(embedder)
             self.dependencies += model_backends(self._settings, embedder=embedder)
         return self._opened["embedder"]
 
     async def _reranker(self) -> Any:
-        reranker = await self._once("reranker", compose.open_reranker(self._settings))
+        reranker = await self._once("reranker", compose_models.open_reranker(self._settings))
         gauges.show_loaded("reranker", reranker is not None)
         if reranker is None:
             log.info("no_reranker", hint="WEFT_RERANKER is empty: passages keep the order of the search.")

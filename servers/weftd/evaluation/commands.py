@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from weftd import compose
+from weftd import compose, compose_models
 from weftd.evaluation.answers import evaluate_answers
 from weftd.evaluation.questions import read_questions
 from weftd.evaluation.retrieval import evaluate_retrieval
@@ -19,7 +19,7 @@ __all__ = ["answers", "retrieval"]
 async def retrieval(settings: Settings, file: Path, console: Console) -> None:
     """Prints recall of each route and of their fusion."""
     _check(file)
-    async with compose.open_embedder(settings) as embedder:
+    async with compose_models.open_embedder(settings) as embedder:
         with console.status("Indexing and asking …"):
             rows = await evaluate_retrieval(file, embedder)
     table = Table("route", "questions", "recall@2", "recall@5", title=file.name)
@@ -32,8 +32,8 @@ async def answers(settings: Settings, file: Path, console: Console) -> None:
     """Prints how many questions are answered with, and declined without, their passages."""
     _check(file)
     async with (
-        compose.open_embedder(settings) as embedder,
-        compose.language_models(settings, embedder) as models,
+        compose_models.open_embedder(settings) as embedder,
+        compose_models.language_models(settings, embedder) as models,
     ):
         with console.status("Indexing, and asking each question twice …"):
             report = await evaluate_answers(file, embedder, models.default)
