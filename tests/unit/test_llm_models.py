@@ -75,7 +75,6 @@ def test_the_variant_for_vllm_has_the_same_tensors() -> None:
 
 
 def test_the_variant_for_vllm_differs_in_its_model_only() -> None:
-    assert version("llm_vllm", "model.py") == version("llm", "model.py")
     compile(version("llm_vllm", "causal.py"), "causal.py", "exec")
 
 

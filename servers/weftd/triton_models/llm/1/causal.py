@@ -27,6 +27,7 @@ from transformers.generation.configuration_utils import ContinuousBatchingConfig
 from transformers.utils import is_flash_attn_2_available
 from transformers.utils import logging as library_logging
 
+from .asked import Asked, Busy, Counts, Failed, Piece, Refused
 from .pieces import Characters, Stops
 
 __all__ = ["Asked", "Busy", "Causal", "Counts", "Failed", "Piece", "Refused", "Text"]
@@ -46,61 +47,6 @@ _IDLE_S = 0.1
 _PACE_S = 0.01
 # The nucleus holds the likeliest token whatever this says, so below 0 it holds that one alone.
 _GREEDY_TOP_P = -1.0
-
-
-class Refused(Exception):
-    """The request cannot be taken, now or later; the message says why."""
-
-
-class Busy(Exception):
-    """As many texts as the model may have are open or wait."""
-
-
-class Failed(Exception):
-    """The model broke while it wrote."""
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What to write. Temperature 0 takes the likeliest token; None leaves a choice to the model's settings.
-
-    The text goes on after `prefix`, and ends before any of `stop`, at the model's end token or after
-    `max_tokens`.
-    """
-
-    messages: list[dict[str, str]]
-    prefix: str = ""
-    temperature: float | None = None
-    top_p: float | None = None
-    max_tokens: int = 1024
-    stop: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Piece:
-    """Text to append. `finish_reason` is empty but in the last one: "stop" or "length"."""
-
-    text: str
-    finish_reason: str
-    prompt_tokens: int
-    completion_tokens: int
-
-
-@dataclass
-class Counts:
-    """What the model did since it was loaded.
-
-    `late_tokens` were made for a text after it was seen to have left the batch: there must be none.
-    `stopped_at`: when the last cancelled text was seen to have left it, in seconds of Unix time.
-    """
-
-    tokens: int = 0
-    finished: int = 0
-    cancelled: int = 0
-    refused: int = 0
-    failed: int = 0
-    late_tokens: int = 0
-    stopped_at: float = 0.0
 
 
 Take = Callable[["Piece | Failed"], None]

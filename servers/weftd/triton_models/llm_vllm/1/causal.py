@@ -18,54 +18,9 @@ from vllm.engine.async_llm_engine import AsyncLLMEngine
 from vllm.inputs import TokensPrompt
 from vllm.sampling_params import RequestOutputKind
 
+from .asked import Asked, Busy, Counts, Failed, Piece, Refused
+
 __all__ = ["Asked", "Busy", "Causal", "Counts", "Failed", "Piece", "Refused", "Text"]
-
-
-class Refused(Exception):
-    """The request cannot be taken, now or later; the message says why."""
-
-
-class Busy(Exception):
-    """As many texts as the model may have are open or wait."""
-
-
-class Failed(Exception):
-    """The model broke while it wrote."""
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What to write, as in `llm/1/causal.py`."""
-
-    messages: list[dict[str, str]]
-    prefix: str = ""
-    temperature: float | None = None
-    top_p: float | None = None
-    max_tokens: int = 1024
-    stop: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Piece:
-    """Text to append. `finish_reason` is empty but in the last one: "stop" or "length"."""
-
-    text: str
-    finish_reason: str
-    prompt_tokens: int
-    completion_tokens: int
-
-
-@dataclass
-class Counts:
-    """What the model did since it was loaded; `stopped_at`, of Unix time, when it last dropped a text."""
-
-    tokens: int = 0
-    finished: int = 0
-    cancelled: int = 0
-    refused: int = 0
-    failed: int = 0
-    late_tokens: int = 0
-    stopped_at: float = 0.0
 
 
 Take = Callable[["Piece | Failed"], None]
