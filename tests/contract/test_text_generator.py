@@ -138,6 +138,16 @@ async def test_a_nucleus_of_almost_nothing_is_the_likeliest_text(subject: Subjec
     assert text_of(await written(subject.generator, asked(temperature=1.0, top_p=1e-6))) == likeliest
 
 
+@pytest.mark.parametrize("temperature", [1e-40, 1e-12])
+async def test_the_coldest_text_is_the_likeliest_and_breaks_none_beside_it(
+    subject: Subject, temperature: float
+) -> None:
+    likeliest = text_of(await written(subject.generator, asked()))
+    beside = asyncio.create_task(written(subject.generator, asked()))
+    cold = await written(subject.generator, asked(temperature=temperature))
+    assert text_of(cold) == text_of(await beside) == likeliest
+
+
 async def test_a_text_that_was_begun_is_gone_on_with(subject: Subject) -> None:
     whole = text_of(await written(subject.generator, asked()))
     rest = await written(subject.generator, asked(prefix=whole[:40], max_tokens=20))

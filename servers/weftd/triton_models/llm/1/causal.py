@@ -47,6 +47,9 @@ _IDLE_S = 0.1
 _PACE_S = 0.01
 # The nucleus holds the likeliest token whatever this says, so below 0 it holds that one alone.
 _GREEDY_TOP_P = -1.0
+# Below it the likeliest token is as good as certain, and a number divided by it may be too large for the
+# processor: the step then fails, and with it every text of the batch.
+_COLDEST = 0.01
 
 
 Take = Callable[["Piece | Failed"], None]
@@ -234,7 +237,7 @@ class Causal:
         temperature = asked.temperature
         if temperature is None:
             temperature = (own.temperature or 1.0) if own.do_sample else 0.0
-        if temperature <= 0:
+        if temperature < _COLDEST:
             return {"temperature": 1.0, "top_p": _GREEDY_TOP_P}
         top_p = asked.top_p
         if top_p is None:
