@@ -19,6 +19,7 @@ from tests.servers.tiny_llm import CONTEXT, llm_counts, llm_on_triton, need_llm,
 from tests.servers.triton import MODELS_PYTHON, RunningTriton
 from weft.v1.error_reason_pb2 import ERROR_REASON_MODEL_REFUSED, ERROR_REASON_OVERLOADED
 from weftd.errors import DeadlineExceeded, FailedPrecondition, ResourceExhausted, Unavailable
+from weftd.inference import text_process
 from weftd.inference.port import TextGenerator, TextMessage, TextPiece, TextRequest
 from weftd.inference.text_process import ModelNotLoaded, TextProcess
 from weftd.inference.triton.client import Triton
@@ -249,6 +250,28 @@ async def test_a_process_that_dies_is_said_and_comes_back(tiny: Path) -> None:
     finally:
         await generator.close()
     assert not process.is_running()
+
+
+async def test_a_process_that_froze_is_given_up_and_comes_back(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(text_process, "_SILENCE_LIMIT_S", 3.0)
+    generator = TextProcess(MODELS_PYTHON, tiny)
+    await generator.open()
+    try:
+        assert await written(generator, asked())
+        frozen = psutil.Process(generator.pid)
+        frozen.suspend()
+        async with asyncio.timeout(10):
+            with pytest.raises(Unavailable):
+                await written(generator, asked())
+        async with asyncio.timeout(60):
+            while generator.pid in (None, frozen.pid):
+                await asyncio.sleep(0.1)
+        assert not frozen.is_running()
+        assert await written(generator, asked())
+    finally:
+        await generator.close()
 
 
 async def test_what_cannot_be_loaded_is_said(tiny: Path, tmp_path: Path) -> None:

@@ -3,7 +3,8 @@
 CODE is the version directory of the llm in `triton_models/`, whose `causal.py` does the work. Lines of JSON.
 In: first what `Causal` takes, then `{"id", "messages", …}` begins a text, `{"cancel": id}` stops one, and
 `{"counts": true}` asks what was done. Out: `{"ready": context}` or `{"failed": why}` first; then
-`{"id", "piece": {…}}`, `{"id", "refused"}`, `{"id", "busy"}`, `{"id", "broken"}` and `{"counts": {…}}`.
+`{"id", "piece": {…}}`, `{"id", "refused"}`, `{"id", "busy"}`, `{"id", "broken"}` and `{"counts": {…}}`;
+`{"beat": true}` each second, for a process that froze says nothing.
 It ends with its input, and with its parent. It imports nothing of Weft: its Python has other libraries.
 """
 
@@ -24,6 +25,7 @@ from typing import Any, BinaryIO
 
 _PR_SET_PDEATHSIG = 1
 _TOGETHER_S = 0.002
+_BEAT_S = 1.0
 
 
 def main() -> None:
@@ -49,6 +51,7 @@ def main() -> None:
         return out.flush()
     threading.Thread(target=_write, args=(answers, out), daemon=True).start()
     say(ready=model.context)
+    threading.Thread(target=_beat, args=(say,), daemon=True).start()
     _serve(causal, model, say)
     os._exit(0)  # threads of torch need not be waited for
 
@@ -62,6 +65,12 @@ def _write(answers: queue.SimpleQueue[dict[str, Any]], out: BinaryIO) -> None:
         out.write(b"".join(json.dumps(line, ensure_ascii=False).encode() + b"\n" for line in lines))
         out.flush()
         time.sleep(_TOGETHER_S)
+
+
+def _beat(say: Any) -> None:
+    while True:
+        time.sleep(_BEAT_S)
+        say(beat=True)
 
 
 def _serve(causal: Any, model: Any, say: Any) -> None:

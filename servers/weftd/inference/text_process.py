@@ -33,6 +33,8 @@ _CHILD: Final = Path(__file__).with_name("text_child.py")
 _LINE_BYTES: Final = 1 << 22
 # A model that takes longer is served when it is there; what cannot be loaded is known sooner.
 _START_LIMIT_S: Final = 30.0
+# It says something each second; the machine may be very busy.
+_SILENCE_LIMIT_S: Final = 10.0
 _BACKOFF_S: Final = (0.1, 10.0)
 _STABLE_S: Final = 30.0
 # The child gets no more of our environment, in which there may be keys.
@@ -164,8 +166,10 @@ class TextProcess:
         try:
             self._send(self._model)
             assert process.stdout is not None
-            async for line in process.stdout:
+            while line := await self._line(process.stdout):
                 self._hear(json.loads(line))
+        except TimeoutError:
+            self._failed = f"The process of the language model said nothing for {_SILENCE_LIMIT_S:g} s."
         except ValueError:
             _log.error("llm_not_understood", model_id=self.name)
         finally:
@@ -180,6 +184,11 @@ class TextProcess:
                 self._failed = (
                     f"The process of the language model ended with {process.returncode}: see the log."
                 )
+
+    async def _line(self, stdout: asyncio.StreamReader) -> bytes:
+        """The next one; TimeoutError where a process that has loaded its model froze."""
+        async with asyncio.timeout(_SILENCE_LIMIT_S if self._ready.is_set() else None):
+            return await stdout.readline()
 
     def _hear(self, message: dict[str, Any]) -> None:
         match message:
