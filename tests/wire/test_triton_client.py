@@ -197,11 +197,19 @@ async def test_a_server_that_froze_is_given_up(
 ) -> None:
     monkeypatch.setattr(client, "_ANSWER_LIMIT_S", 0.3)
     monkeypatch.setattr(client, "_SILENCE_LIMIT_S", 0.3)
+    monkeypatch.setattr(Triton._admin, "__defaults__", (0.3,))
     os.kill(server.pid, signal.SIGSTOP)
     try:
         for streams in (False, True):
             with pytest.raises(Unavailable):
                 await _any_answer(triton, COUNT if streams else ECHO, streams)
+        async with asyncio.timeout(5):
+            # More than a connection takes that nobody reads from.
+            large = {**_count(1), "TEXT": np.array(["x" * (64 << 20)], object)}
+            with pytest.raises(Unavailable):
+                await _any_answer(triton, COUNT, True, large)
+            with pytest.raises(Unavailable):
+                await triton.index()
     finally:
         os.kill(server.pid, signal.SIGCONT)
 

@@ -120,7 +120,8 @@ class Triton:
             metadata=_metadata(current), timeout=current.time_left_s() if current else None
         )
         try:
-            await call.write(request)
+            async with asyncio.timeout(_SILENCE_LIMIT_S):
+                await call.write(request)
             while True:
                 async with asyncio.timeout(_SILENCE_LIMIT_S):
                     response = await call.read()
@@ -132,8 +133,9 @@ class Triton:
                 if is_last:
                     # A request that is cancelled just now Triton never lets go of, nor of the version of the
                     # model that answered it: so it is ended before the caller can leave.
-                    await call.done_writing()
-                    await call.read()
+                    async with asyncio.timeout(_SILENCE_LIMIT_S):
+                        await call.done_writing()
+                        await call.read()
                 if response.infer_response.outputs:
                     yield _answer(response.infer_response)
                 if is_last:
@@ -182,6 +184,8 @@ class Triton:
         try:
             return await method(request, timeout=limit_s)
         except grpc.aio.AioRpcError as error:
+            if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:  # ours: the caller's may be far
+                raise _unserved(model, {"triton": f"no answer within {limit_s:.0f} s"}) from None
             _raise(error.code(), error.details() or "", model)
 
     async def close(self) -> None:
