@@ -27,6 +27,7 @@ _WAITING_PIECES: Final = 4
 _UNARY_LIMIT_S: Final = 30.0
 # A version is loaded twice before it serves.
 _LOAD_LIMIT_S: Final = 1200.0
+_WATCH_AGAIN_S: Final = 1.0
 
 
 @asynccontextmanager
@@ -59,12 +60,27 @@ async def rollback(model: str, version: int, address: str | None) -> pb.Rollback
 
 
 async def watch(address: str | None, show: Callable[[str], None]) -> None:
-    """Until it is cancelled."""
+    """Until it is cancelled, or the mesh does not answer.
+
+    The edge ends a stream on which nothing has come for 300 s; of the next one only changes are shown.
+    """
+    known: dict[str, str] = {}
     async with _connected(address) as (connection, stub):
-        call = stub.WatchModels(pb.WatchModelsRequest(), metadata=await connection.metadata(new_id()))
-        async for event in call:
-            what = f"version {event.version} serves" if event.type == "served" else f"is gone: {event.reason}"
-            show(f"{event.model} {what}")
+        while True:
+            began = False
+            call = stub.WatchModels(pb.WatchModelsRequest(), metadata=await connection.metadata(new_id()))
+            try:
+                async for event in call:
+                    began = True
+                    served = event.type == "served"
+                    what = f"version {event.version} serves" if served else f"is gone: {event.reason}"
+                    if known.get(event.model) != what:
+                        show(f"{event.model} {what}")
+                    known[event.model] = what
+            except grpc.aio.AioRpcError:
+                if not began:
+                    raise
+            await asyncio.sleep(_WATCH_AGAIN_S)
 
 
 async def publish(
