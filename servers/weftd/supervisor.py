@@ -129,7 +129,9 @@ class Child:
         with self._log_file.open(encoding="utf-8", errors="replace") as output:
             output.seek(log_start)
             lines = output.read().strip().splitlines()
-        return "\n".join(lines[-12:]) or f"{self.name} ended without a word (status {code})."
+        # What is said to people begins so; the log's own lines stand before it.
+        begins = next((number for number, line in enumerate(lines) if line.startswith("✗ ")), 0)
+        return "\n".join(lines[begins:][-12:]) or f"{self.name} ended without a word (status {code})."
 
     async def keep(self) -> None:
         """Starts the child again whenever it ends, with back-off. Ends only when cancelled."""

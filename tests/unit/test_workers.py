@@ -108,3 +108,13 @@ async def test_a_program_that_cannot_be_run_says_so(tmp_path: Path) -> None:
     (tmp_path / "logs").write_text("no directory")
     with pytest.raises(ChildFailed, match="one cannot be run"):
         await Child("one", ["--help"], {}, tmp_path / "logs" / "one.log").start()
+
+
+def test_what_a_program_says_last_begins_with_its_message(tmp_path: Path) -> None:
+    log = tmp_path / "one.log"
+    log.write_text(
+        '{"event": "no_reranker"}\n✗ WEFT_LLM=/x: it has no config.json.\nName another.\n', "utf-8"
+    )
+    assert Child("one", [], {}, log)._last_words(0, 1).startswith("✗ WEFT_LLM=/x")
+    log.write_text("Traceback\nMemoryError\n")
+    assert Child("one", [], {}, log)._last_words(0, 1) == "Traceback\nMemoryError"
