@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, Field, SecretStr, model_validator
+from pydantic import BaseModel, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 __all__ = ["SERVICES", "Endpoint", "ServiceName", "Settings", "misspelt"]
@@ -103,6 +103,13 @@ class Settings(BaseSettings):
     drain_grace_s: float = Field(default=10.0, ge=0, le=600, description="Running turns may finish.")
     upload_limit_mb: int = Field(default=200, ge=1, le=4000, description="Largest file.")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @field_validator("triton_url")
+    @classmethod
+    def _grpc(cls, url: str) -> str:
+        if url and not url.startswith("grpc://"):
+            raise ValueError(f"{url} is no address of a Triton: write grpc://host:port.")
+        return url.rstrip("/")
 
     @model_validator(mode="after")
     def _keys_for_others(self) -> Settings:

@@ -126,8 +126,8 @@ async def _run(settings: Settings, count: int, console: Console, lock: IO[str], 
 def _with_own_triton(settings: Settings) -> Settings:
     if settings.triton_url:
         raise CannotStart(
-            f"WEFT_TRITON_URL={settings.triton_url} names a Triton that runs already: "
-            "leave that out, or --triton."
+            f"WEFT_TRITON_URL={settings.triton_url} names a Triton that runs elsewhere, and --triton starts "
+            "one here: unset that, or leave out --triton."
         )
     return settings.model_copy(update={"triton_url": f"grpc://127.0.0.1:{free_port()}"})
 
