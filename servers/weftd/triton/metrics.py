@@ -14,6 +14,7 @@ from prometheus_client.registry import Collector
 
 from weftd.envoy.config import Endpoint
 from weftd.inference.triton.client import Served
+from weftd.triton.values import PROOF_MODEL
 
 __all__ = ["MENDED", "RESTARTED", "show_served", "show_triton"]
 
@@ -33,6 +34,8 @@ def show_served(index: Iterable[Served]) -> None:
     """Shows which version of each model answers."""
     versions: dict[str, int] = {}
     for each in index:
+        if each.model == PROOF_MODEL:  # it has done its work, and 0 would be an alert
+            continue
         ready = int(each.version) if each.state == "READY" else 0
         versions[each.model] = max(ready, versions.get(each.model, 0))
     _SERVED.clear()  # of models that are gone

@@ -11,11 +11,11 @@ from weft.v1.error_reason_pb2 import ERROR_REASON_MODEL_BROKEN
 from weftd.errors import Unavailable
 from weftd.inference.triton.client import Triton
 
-__all__ = ["PROOF", "prove_values"]
+__all__ = ["PROOF", "PROOF_MODEL", "prove_values"]
 
 # A repository of its own, with one model.
 PROOF: Final = Path(__file__).with_name("proof")
-_NAME: Final = "weft_proof"
+PROOF_MODEL: Final = "weft_proof"
 
 
 async def prove_values(triton: Triton) -> None:
@@ -25,9 +25,9 @@ async def prove_values(triton: Triton) -> None:
     """
     text = np.array(["Weft", "织"], object)
     number = np.array([1.5, -2.0], np.float32)
-    await triton.load(_NAME)
-    answer = await triton.infer(_NAME, {"TEXT": text, "NUMBER": number})
-    await triton.unload(_NAME)
+    await triton.load(PROOF_MODEL)
+    answer = await triton.infer(PROOF_MODEL, {"TEXT": text, "NUMBER": number})
+    await triton.unload(PROOF_MODEL)
     back = [each.decode() for each in answer.outputs["TEXT_BACK"].flat]
     if back != list(text) or answer.outputs["NUMBER_BACK"].tolist() != number.tolist():
         raise Unavailable(
