@@ -16,6 +16,6 @@ def refused(model: str, why: str) -> FailedPrecondition:
     """MODEL_VERSION_REFUSED."""
     return FailedPrecondition(
         ERROR_REASON_MODEL_VERSION_REFUSED,
-        f"This version of {model} was refused, and nothing has changed: {why}.",
+        f"This version of {model} was refused, and nothing has changed: {why.rstrip('.')}.",
         metadata={"model": model},
     )
