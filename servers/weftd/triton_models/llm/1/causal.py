@@ -85,6 +85,11 @@ class Causal:
         On a CPU `cache_gib` bounds what is remembered of all texts together, `threads` what computes;
         a GPU gives what it has free. ValueError where the directory holds no model that can be loaded.
         """
+        if not (Path(directory) / "config.json").is_file():
+            raise ValueError(
+                f"{directory} holds no causal model that transformers can load: it has no config.json. "
+                "Name the directory of a whole model."
+            )
         torch.set_num_threads(threads)
         sys.setswitchinterval(0.001)  # a cancel must not wait 5 ms for the interpreter
         library_logging.set_verbosity_error()
