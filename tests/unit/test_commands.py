@@ -134,6 +134,14 @@ def test_a_token_for_everyone_must_not_be_asked_for(
     assert text.startswith("✗ WEFT_DEV_TOKEN=true gives anyone")
 
 
+def test_a_triton_of_another_protocol_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    message = said(monkeypatch, capsys, "up", WEFT_TRITON_URL="http://127.0.0.1:8001")
+    assert "WEFT_TRITON_URL: http://127.0.0.1:8001 is no address" in message
+    assert "grpc://host:port" in message
+
+
 def test_a_misspelt_setting_is_told(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

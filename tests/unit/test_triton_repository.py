@@ -138,7 +138,6 @@ def test_weft_s_own_models_take_all_settings(tmp_path: Path, device: str) -> Non
 @pytest.mark.parametrize(
     "change",
     [
-        {"triton_url": "http://127.0.0.1:8001"},
         {"triton_url": "grpc://127.0.0.1"},
         {"triton_repository": "s3://bucket/models"},
     ],
