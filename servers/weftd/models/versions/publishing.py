@@ -310,7 +310,7 @@ class Publishing:
 def _unknown(model: str) -> NotFound:
     return NotFound(
         ERROR_REASON_MODEL_NOT_FOUND,
-        f"Triton's repository has no model {model}. ListModelVersions names those it has.",
+        f"Triton's repository has no model {model}. `weft models list` names those it has.",
         metadata={"model": model},
     )
 
