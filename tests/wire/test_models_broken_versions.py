@@ -30,6 +30,12 @@ def _member(name: str, kind: bytes, target: str = "") -> tarfile.TarInfo:
     return info
 
 
+def _commented(name: str, comment: str) -> tarfile.TarInfo:
+    info = _member(name, tarfile.DIRTYPE)
+    info.pax_headers = {"comment": comment}
+    return info
+
+
 def _twice(first: str, second: str) -> bytes:
     """Both are files with the same content."""
     size = 512 + (len(number(9)) + 511) // 512 * 512
@@ -111,10 +117,22 @@ BROKEN: dict[str, tuple[bytes, str]] = {
     "empty": (b"", "nothing was sent"),
     "archive without files": (archive({}), "is empty"),
     "no tar": (b"PK\3\4 this is a zip file, is it not?" * 100, "no whole tar"),
-    "cut in a file": (archive({"model.py": number(9), "w": b"x" * 9000})[:5000], "no whole tar"),
+    "cut in a file": (archive({"model.py": number(9), "w": b"x" * 9000})[:5000], "cut off in"),
     "cut before the end": (archive(_WITH)[: 512 + (len(number(9)) + 511) // 512 * 512], "cut off"),
     "too big": (b"x" * (ARCHIVE_LIMIT + 1), "larger than"),
     "too big unpacked": (archive(_WITH, _member("sparse", tarfile.GNUTYPE_SPARSE)), ""),
+    "long headers": (
+        archive(_WITH, *(_commented(f"d{number}", "x" * 20_000) for number in range(20))),
+        "headers of the tar file are too long",
+    ),
+    "a directory for the model": (archive({"model.py/x": b"x"}), "has no model.py"),
+    "a directory for the configuration": (archive({**_WITH, "config.pbtxt/x": b"x"}), "is a directory"),
+    "a directory for the canary": (archive({**_WITH, "canary.json/x": b"x"}), "is a directory"),
+    "large canary": (archive({**_WITH, "canary.json": b" " * (1 << 20) + b"{}"}), "longer than 1 MiB"),
+    "sequences in the configuration": (
+        archive({**_WITH, "config.pbtxt": (NUMBER_CONFIG + "sequence_batching { }").encode()}),
+        "by sequences",
+    ),
     "too many files": (archive({**_WITH, **{f"f{i}": b"x" for i in range(100)}}), "more than 100"),
 }
 """What is broken: the archive, and part of what is said of it."""

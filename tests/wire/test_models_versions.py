@@ -27,6 +27,7 @@ from tests.servers.rpc_mesh import reason
 from tests.servers.triton import RunningTriton, running_triton
 from weft.v1 import models_pb2 as pb
 from weftd.inference.triton.client import Triton
+from weftd.models.versions import spool
 from weftd.models.versions.trial import TrialLimits
 from weftd.rpc.drain import Drain
 
@@ -130,6 +131,36 @@ async def test_a_version_may_log_and_count(versions: Versions) -> None:
     code = number(69, load=load, call="pb_utils.Logger.log_info('called'); self.made.Metric().increment(1)")
     await versions.publish("number", archive({"model.py": code}))
     assert (await versions.called())[0] == 69
+
+
+@pytest.mark.parametrize("again", ["number", "letters"])
+async def test_the_model_is_named_once(versions: Versions, again: str) -> None:
+    before = await versions.listed()
+    sent = [pb.PublishModelRequest(model=each) for each in ("number", again)]
+    sent.append(pb.PublishModelRequest(data=archive({"model.py": number(1)})))
+    assert (await failure(versions.stub.PublishModel(iter(sent), metadata=versions.operator)))[
+        0
+    ] == "INVALID_ARGUMENT"
+    assert await versions.listed() == before
+
+
+async def test_who_sends_nothing_is_not_waited_for(
+    versions: Versions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spool, "_SILENCE_LIMIT_S", 0.2)
+
+    async def silence(*first: pb.PublishModelRequest) -> AsyncIterator[pb.PublishModelRequest]:
+        for each in first:
+            yield each
+        await asyncio.Event().wait()
+
+    for first, code in (
+        ([], "INVALID_ARGUMENT"),
+        ([pb.PublishModelRequest(model="number")], "FAILED_PRECONDITION"),
+    ):
+        call = versions.stub.PublishModel(silence(*first), metadata=versions.operator)
+        assert (await failure(call))[0] == code
+    nothing_left(versions)
 
 
 async def test_canary_inputs_come_with_a_version_and_stay(versions: Versions) -> None:

@@ -17,8 +17,9 @@ _END: Final = bytes(2 * _BLOCK)
 _CHUNK: Final = 1 << 20
 _NAME_BYTES: Final = 255
 _DEPTH: Final = 16
-# `tarfile` takes a whole extended header into memory.
-_HEADER_LIMIT: Final = 1 << 20
+# `tarfile` takes headers into memory, and keeps some of them.
+_HEADER_BYTES: Final = 2_048
+"""For each entry on average: long names in every script."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +42,9 @@ def unpack(archive: Path, directory: Path, limits: ArchiveLimits, reserved: str 
         if os.fstat(file.fileno()).st_size == 0:
             raise VersionRefused("nothing was sent")
         try:
-            with tarfile.open(fileobj=cast("Any", _Bounded(file)), mode="r:", errorlevel=2) as tar:
-                size = _members(tar, directory, limits, reserved)
+            headers = _Headers(file, limits.entries * _HEADER_BYTES)
+            with tarfile.open(fileobj=cast("Any", headers), mode="r:", errorlevel=2) as tar:
+                size = _members(tar, file, directory, limits, reserved)
                 ends = tar.offset
         except (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError) as error:
             if isinstance(error, VersionRefused):
@@ -54,21 +56,25 @@ def unpack(archive: Path, directory: Path, limits: ArchiveLimits, reserved: str 
     return size
 
 
-class _Bounded:
-    """A file of which no more than a chunk can be read at once, whatever a header says."""
+class _Headers:
+    """A file of which no more than `limit` bytes are read in all, whatever a header says."""
 
-    def __init__(self, file: IO[bytes]) -> None:
+    def __init__(self, file: IO[bytes], limit: int) -> None:
         self._file = file
+        self._left = limit
         self.tell = file.tell
         self.seek = file.seek
 
     def read(self, size: int = -1) -> bytes:
-        if not 0 <= size <= _HEADER_LIMIT + _BLOCK:
-            raise VersionRefused("a header of the tar file is too long")
+        if not 0 <= size <= self._left:
+            raise VersionRefused("the headers of the tar file are too long")
+        self._left -= size
         return self._file.read(size)
 
 
-def _members(tar: tarfile.TarFile, directory: Path, limits: ArchiveLimits, reserved: str) -> int:
+def _members(
+    tar: tarfile.TarFile, file: IO[bytes], directory: Path, limits: ArchiveLimits, reserved: str
+) -> int:
     size = 0
     seen: set[PurePosixPath] = set()
     for number, member in enumerate(tar):
@@ -91,7 +97,7 @@ def _members(tar: tarfile.TarFile, directory: Path, limits: ArchiveLimits, reser
         size += member.size
         if size > limits.bytes:
             raise VersionRefused(f"its files have more than {limits.bytes:,} bytes")
-        _write(tar, member, directory / path)
+        _write(file, member, directory / path)
     if not size:
         raise VersionRefused("the archive is empty")
     return size
@@ -111,18 +117,17 @@ def _path(name: str) -> PurePosixPath:
     return path
 
 
-def _write(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> None:
+def _write(source: IO[bytes], member: tarfile.TarInfo, path: Path) -> None:
     mode = 0o755 if member.mode & 0o100 else 0o644
-    source = tar.extractfile(member)
-    assert source is not None  # it is a plain file
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
     except (FileExistsError, NotADirectoryError):
         raise VersionRefused(f"{_shown(member.name)} is in the archive twice") from None
-    with source, os.fdopen(descriptor, "wb") as target:
+    source.seek(member.offset_data)
+    with os.fdopen(descriptor, "wb") as target:
         left = member.size
-        while left and (chunk := source.read(min(_CHUNK, left))):
+        while left > 0 and (chunk := source.read(min(_CHUNK, left))):
             target.write(chunk)
             left -= len(chunk)
         if left:

@@ -52,6 +52,10 @@ def check_same(config: Config, before: Config, model: str) -> None:
         raise VersionRefused(
             "its config.pbtxt answers with a stream where the version before does not, or not"
         )
+    if config.HasField("sequence_batching") != before.HasField("sequence_batching"):
+        raise VersionRefused(
+            "its config.pbtxt batches by sequences where the version before does not, or not"
+        )
     if bool(config.max_batch_size) != bool(before.max_batch_size):
         raise VersionRefused("its config.pbtxt takes batches where the version before does not, or not")
 

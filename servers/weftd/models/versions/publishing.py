@@ -45,7 +45,8 @@ KEPT: Final = 5
 """Versions of a model that are kept, the served one among them."""
 
 _NAME: Final = re.compile(r"[a-z0-9_-]{1,64}")
-_CONFIG_LIMIT_BYTES: Final = 1 << 20
+# Of the files that are read here.
+_SMALL_BYTES: Final = 1 << 20
 _MAX_WATCHERS: Final = 100
 _IN_USE: Final = ("READY", "LOADING", "UNLOADING")
 
@@ -79,7 +80,10 @@ class Publishing:
     async def publish(self, messages: AsyncIterable[pb.PublishModelRequest]) -> pb.PublishModelResponse:
         """See `ModelService.PublishModel`."""
         incoming = in_time(messages)
-        first = await anext(incoming, None)
+        try:
+            first = await anext(incoming, None)
+        except VersionRefused:
+            first = None  # nothing came in time
         model = _checked_name(first.model if first else "")
         began_s = time.monotonic()
         async with self._alone(model) as work:
@@ -224,7 +228,7 @@ class Publishing:
             if await on_thread(self._store.size, name, version) == 0:
                 raise VersionRefused("it has no files")
             file = model_config.model_file(config)
-            if await on_thread(self._store.read, name, str(version), file) is None:
+            if not await on_thread(self._store.is_file, name, str(version), file):
                 raise VersionRefused(f"it has no {file}")
             given = await self._inherit(model, name, version, before)
             await self._trial.run(name, version, config, given, model)
@@ -334,11 +338,15 @@ async def _with_first(
 
 def _sent_config(directory: Path, before: Config, model: str) -> Config:
     """The configuration that was sent, else the one before."""
+    for name in (CONFIG_FILE, CANARY_FILE):
+        file = directory / name
+        if file.is_dir():
+            raise VersionRefused(f"its {name} is a directory")
+        if file.exists() and file.stat().st_size > _SMALL_BYTES:
+            raise VersionRefused(f"its {name} is longer than 1 MiB")
     file = directory / CONFIG_FILE
-    if not file.is_file():
+    if not file.exists():
         return before
-    if file.stat().st_size > _CONFIG_LIMIT_BYTES:
-        raise VersionRefused("its config.pbtxt is longer than 1 MiB")
     config = model_config.parse(file.read_bytes())
     model_config.check_same(config, before, model)
     return config

@@ -38,13 +38,14 @@ async def in_time(messages: AsyncIterable[T]) -> AsyncIterator[T]:
 
 async def spool(messages: AsyncIterable[PublishModelRequest], file: Path, limit_bytes: int) -> None:
     """Writes their `data` into `file`, which it makes. VersionRefused where it is more than `limit_bytes`."""
-    size, gathered = 0, bytearray()
+    size, gathered, is_first = 0, bytearray(), True
     with await on_thread(file.open, "xb") as target:
         async for message in messages:
-            if message.model and size:
+            if message.model and not is_first:
                 raise InvalidArgument({"model": "belongs into the first message only"})
             if len(message.data) > _PIECE_LIMIT_BYTES:
                 raise InvalidArgument({"data": "is longer than 1 MiB: send it in pieces"})
+            is_first = False
             gathered += message.data
             size += len(message.data)
             if size > limit_bytes:

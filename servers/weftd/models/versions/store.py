@@ -64,6 +64,11 @@ class VersionStore:
         with _answering():
             return sorted(map(int, filter(_VERSION.fullmatch, self._names(model))), reverse=True)
 
+    def is_file(self, model: str, *path: str) -> bool:
+        """Whether a file of a model is there."""
+        with _answering():
+            return bool(self._files.isfile(self._at(model, *path)))
+
     def read(self, model: str, *path: str) -> bytes | None:
         """A small file of a model; None where there is none."""
         with _answering():
