@@ -137,6 +137,20 @@ async def test_it_serves_the_embedder_and_comes_back_from_kills(tmp_path: Path) 
         assert program.poll() is None
 
 
+async def test_a_killed_guardian_leaves_no_stub(tmp_path: Path) -> None:
+    with _weft_triton(tmp_path) as (_, address):
+        triton = Triton(address)
+        await _back(lambda: _embedded(triton), 60)
+        server = _server(tmp_path)
+        guardian, stub = server.parent(), server.children()[0]
+        assert guardian is not None
+        stub.suspend()  # as one that hangs at its end
+        guardian.kill()
+        _until(lambda: not stub.is_running(), 10)
+        await _back(lambda: _embedded(triton), 15)
+        await triton.close()
+
+
 def test_a_killed_weft_triton_takes_all_with_it(tmp_path: Path) -> None:
     with _weft_triton(tmp_path) as (program, _):
         _until(lambda: len(_server(tmp_path).children()) >= 2, 60)

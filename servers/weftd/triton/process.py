@@ -182,9 +182,13 @@ class TritonProcess:
             self._is_ready = True
 
     def _prepare(self) -> None:
-        """Of an earlier server with this directory nothing can run any more: it died with its guardian."""
+        """Ends what an earlier server with this directory has left: where its guardian was killed, stubs."""
         self._directory.mkdir(parents=True, exist_ok=True)
         self._installation.link_backend(self._directory / "backends")
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if any(each.startswith(self._family) for each in process.cmdline()):
+                    process.kill()
         for left in _SHARED_MEMORY.glob(f"{self._family}*"):
             left.unlink(missing_ok=True)
 
