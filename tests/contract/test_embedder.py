@@ -161,6 +161,16 @@ async def test_no_text_an_empty_text_and_a_text_that_is_too_long(tiny: Embedder)
     assert np.abs(cut - longer).max() < 1e-5
 
 
+async def test_half_a_character_breaks_nobodys_batch(tiny: Embedder) -> None:
+    (cat,) = await tiny.embed(["the cat"])
+    vectors = await asyncio.gather(*(tiny.embed([text]) for text in ["the cat", "the \ud83d cat"] * 20))
+    assert all(np.abs(vector[0] - cat).max() < 1e-5 for vector in vectors[::2])
+    assert np.isfinite(np.concatenate(vectors)).all()
+    text = "cat \ud83d mat"
+    spans = await asyncio.to_thread(tiny.token_spans, text)
+    assert [text[start:end] for start, end in (spans[0], spans[-1])] == ["cat", "mat"]
+
+
 async def test_spans_of_tokens_are_of_the_text_and_uncut(tiny: Embedder) -> None:
     text = "the cat, " + "mat " * 100
     spans = tiny.token_spans(text)

@@ -87,6 +87,7 @@ async def test_no_passage_an_empty_query_and_one_that_is_too_long(reranker: Rera
     assert (await reranker.score(QUERY, [])).shape == (0,)
     assert np.isfinite(await reranker.score("", PASSAGES)).all()
     assert np.isfinite(await reranker.score("cat " * 10_000, PASSAGES)).all()
+    assert np.isfinite(await reranker.score("half a character \ud83d", ["cat", "\udfff"])).all()
 
 
 async def test_a_cancelled_reranking_stops(reranker: Reranker) -> None:

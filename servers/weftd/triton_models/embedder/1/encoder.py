@@ -22,6 +22,7 @@ from .model_files import (
     Device,
     ModelFilesMissing,
     batches,
+    encodable,
     find_weights,
     fingerprint,
     knows_east_asian,
@@ -87,11 +88,11 @@ class Tokens:
 
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
         """The tokens of each text, special ones too, cut to what the model takes."""
-        return [each.ids for each in self._cut.encode_batch_fast(list(texts))]
+        return [each.ids for each in self._cut.encode_batch_fast([encodable(text) for text in texts])]
 
     def spans(self, text: str) -> list[tuple[int, int]]:
         """Start and end in `text` of each of its tokens, uncut."""
-        offsets = self._whole.encode(text, add_special_tokens=False).offsets
+        offsets = self._whole.encode(encodable(text), add_special_tokens=False).offsets
         return [(start, end) for start, end in offsets if end > start]
 
 

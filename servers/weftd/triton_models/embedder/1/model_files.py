@@ -94,6 +94,11 @@ def open_tokenizer(source: Path) -> Tokenizer:
     return tokenizer
 
 
+def encodable(text: str) -> str:
+    """`text` with ? for each half of a character, of which a tokenizer takes none: the batch would fail."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
+
+
 def fingerprint(weights: Path, tokenizer: Path, head: Head) -> str:
     """Of sizes and samples of bytes: weights of gigabytes are not read whole at every start."""
     digest = hashlib.sha256(head.encode())

@@ -20,6 +20,7 @@ from .model_files import (
     Device,
     ModelFilesMissing,
     batches,
+    encodable,
     find_weights,
     fingerprint,
     knows_east_asian,
@@ -59,7 +60,9 @@ class CrossEncoder:
 
     def score(self, pairs: Sequence[tuple[str, str]]) -> npt.NDArray[np.float32]:
         """(len(pairs),) from 0 to 1, in the order of `pairs`; what is too long is cut. Blocking."""
-        rows = self._tokenizer.encode_batch_fast(list(pairs))
+        rows = self._tokenizer.encode_batch_fast(
+            [(encodable(query), encodable(passage)) for query, passage in pairs]
+        )
         scores = np.empty(len(rows), np.float32)
         for batch in batches([len(row.ids) for row in rows], self._batch_size, self._device):
             scores[batch] = self._run([rows[index] for index in batch])
