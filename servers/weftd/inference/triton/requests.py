@@ -9,7 +9,7 @@ from typing import Any, Final, Generic, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from weft.v1.error_reason_pb2 import ERROR_REASON_BACKEND_UNAVAILABLE
+from weft.v1.error_reason_pb2 import ERROR_REASON_BACKEND_UNAVAILABLE, ERROR_REASON_MODEL_BROKEN
 from weftd.errors import Unavailable
 from weftd.inference.batching import Batcher, Limits
 from weftd.inference.triton.client import Answer, Tensors, Triton
@@ -71,7 +71,17 @@ class Requests(Generic[T]):
         return asyncio.create_task(self._infer(batch))
 
     async def _infer(self, batch: list[T]) -> npt.NDArray[np.float32]:
-        return self._unpack(await self._triton.infer(self._model, self._pack(batch)))
+        answer = await self._triton.infer(self._model, self._pack(batch))
+        try:
+            rows = self._unpack(answer)
+        except (KeyError, IndexError):
+            raise self._broken("lacks a tensor") from None
+        # They go to several callers: none may get another's, nor keep what is no number.
+        if len(rows) != len(batch):
+            raise self._broken(f"has {len(rows)} rows for {len(batch)} inputs")
+        if not np.isfinite(rows).all():
+            raise self._broken("holds what is no number")
+        return rows
 
     async def close(self) -> None:
         """Cancels what is under way."""
@@ -81,6 +91,13 @@ class Requests(Generic[T]):
         """Raises `Unavailable` where the model is not served now."""
         if not await self._triton.is_ready(self._model):
             raise self._unavailable()
+
+    def _broken(self, what: str) -> Unavailable:
+        return Unavailable(
+            ERROR_REASON_MODEL_BROKEN,
+            f"The answer of the model {self._model} {what}. Try again later, or go back to an older version.",
+            metadata={"model": self._model},
+        )
 
     def _unavailable(self) -> Unavailable:
         return Unavailable(
