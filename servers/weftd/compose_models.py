@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from weftd.addresses import endpoint
 from weftd.compose import CannotStart, plainly
+from weftd.envoy.config import Endpoint
 from weftd.rpc.drain import Drain
 from weftd.settings import Settings
 
@@ -29,6 +30,7 @@ __all__ = [
     "open_publishing",
     "open_reranker",
     "open_triton",
+    "triton_address",
 ]
 
 
@@ -37,14 +39,20 @@ def models_python(settings: Settings) -> Path:
     return settings.models_python or Path(sys.prefix) / "models" / "bin" / "python"
 
 
+def triton_address(url: str) -> Endpoint:
+    """Of WEFT_TRITON_URL. CannotStart where it is none."""
+    try:
+        return endpoint(url.removeprefix("grpc://").rstrip("/"))
+    except ValueError:
+        raise CannotStart(f"WEFT_TRITON_URL={url} is no address: write grpc://host:port.") from None
+
+
 @asynccontextmanager
 async def open_triton(settings: Settings) -> AsyncIterator[Triton]:
     """Calls to the Triton of WEFT_TRITON_URL."""
     from weftd.inference.triton.client import Triton
 
-    with plainly():
-        address = endpoint(settings.triton_url.removeprefix("grpc://"))
-    triton = Triton(str(address))
+    triton = Triton(str(triton_address(settings.triton_url)))
     try:
         yield triton
     finally:

@@ -10,9 +10,9 @@ from pathlib import Path
 import structlog
 
 from weftd import compose
-from weftd.addresses import endpoint, free_port
+from weftd.addresses import free_port
 from weftd.compose import CannotStart, plainly
-from weftd.compose_models import models_python
+from weftd.compose_models import models_python, triton_address
 from weftd.envoy.config import Endpoint
 from weftd.lock import alone
 from weftd.log_files import keep_small
@@ -42,10 +42,10 @@ async def run_triton(settings: Settings) -> None:
     async def run() -> None:
         async with AsyncExitStack() as stack:
             stack.enter_context(alone(settings.data, "triton", "Triton"))
+            page = compose.triton_metrics_socket(settings)
             with _triton_plainly():
                 process = await stack.enter_async_context(triton_process(settings))
             canary = Canary(process)
-            page = compose.triton_metrics_socket(settings)
             if page is not None and process.config.metrics is not None:
                 show_triton(process.config.metrics)
                 stack.callback(serve_metrics(page, lambda: [] if process.is_up else ["triton: starts again"]))
@@ -64,7 +64,9 @@ def triton_process(settings: Settings) -> TritonProcess:
     CannotStart or TritonMissing where that cannot be.
     """
     installation = Installation.find(models_python(settings))
-    listen = _address("WEFT_TRITON_URL", settings.triton_url or _LISTEN, "grpc://")
+    if settings.llm and not installation.has_torch:
+        raise CannotStart("WEFT_LLM needs torch and transformers: run `make llm`, or leave it out.")
+    listen = triton_address(settings.triton_url or _LISTEN)
     directory = settings.data.absolute() / "triton"
     repository = _repository(settings, directory)
     served = models(settings)
@@ -121,15 +123,6 @@ def _repository(settings: Settings, directory: Path) -> Path:
 
 def _named(directory: Path | None) -> str:
     return str(directory.absolute()) if directory else ""
-
-
-def _address(name: str, value: str, scheme: str = "") -> Endpoint:
-    try:
-        if not value.startswith(scheme):
-            raise ValueError
-        return endpoint(value.removeprefix(scheme).rstrip("/"))
-    except ValueError:
-        raise CannotStart(f"{name}={value} is no address: write {scheme}host:port.") from None
 
 
 @contextmanager

@@ -53,6 +53,7 @@ async def up(settings: Settings, workers: int, console: Console, *, triton: bool
 async def _run(settings: Settings, count: int, console: Console, lock: IO[str], triton: bool) -> None:
     started = time.monotonic()
     _require_free_port(settings.host, settings.port)
+    _require_directories(settings)
     logs = settings.data.absolute() / "logs"
     metrics = metrics_sockets(settings, count)
     names = [f"services-{slot + 1}" for slot in range(count)] if count > 1 else ["services"]
@@ -142,6 +143,14 @@ def _together(workers: Sequence[Settings]) -> Settings:
     """Their settings as one: every service at the addresses of them all."""
     addresses = {f"{name}_address": ",".join(each.address(name) for each in workers) for name in SERVICES}
     return workers[0].model_copy(update=addresses)
+
+
+def _require_directories(settings: Settings) -> None:
+    """Of models: one that is not there would be missed only when it is loaded."""
+    for name in ("embedder", "reranker", "llm"):
+        directory = getattr(settings, name)
+        if directory is not None and not directory.is_dir():
+            raise CannotStart(f"WEFT_{name.upper()}={directory} is no directory. Name the one of a model.")
 
 
 def _require_free_port(host: str, port: int) -> None:

@@ -175,7 +175,8 @@ def test_the_server_gets_no_secret_of_the_mesh(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("WEFT_RECORDS_URL", "postgresql+psycopg://weft:secret@host/weft")
     monkeypatch.setenv("PYTHONPATH", "/elsewhere")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
-    installed = Installation(Path("s"), Path("b"), Path("t"), Path("c"), "/lib/of/python", "/bin/of/models")
+    paths = (Path("s"), Path("b"), Path("t"), Path("c"))
+    installed = Installation(*paths, "/lib/of/python", "/bin/of/models", has_torch=False)
     environment = installed.environment()
     assert not [name for name in environment if name.startswith("WEFT_")]
     assert "PYTHONPATH" not in environment

@@ -19,6 +19,7 @@ print(json.dumps({
     "libraries": sysconfig.get_config_var("LIBDIR"),
     "version": "%d.%d" % sys.version_info[:2],
     "bin": sys.prefix + "/bin",
+    "torch": importlib.util.find_spec("torch") is not None,
     "numpy": importlib.metadata.version("numpy") if importlib.util.find_spec("numpy") else "",
 }))
 """
@@ -38,6 +39,7 @@ class Installation:
     caches: Path
     libraries: str
     bin: str
+    has_torch: bool
 
     @classmethod
     def find(cls, python: Path) -> Installation:
@@ -74,6 +76,7 @@ class Installation:
             caches=triton / "caches",
             libraries=":".join(filter(None, libraries)),
             bin=found["bin"],
+            has_torch=found["torch"],
         )
 
     def link_backend(self, directory: Path) -> Path:

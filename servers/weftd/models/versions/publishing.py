@@ -229,7 +229,7 @@ class Publishing:
                 raise VersionRefused("it has no files")
             file = model_config.model_file(config)
             if not await on_thread(self._store.is_file, name, str(version), file):
-                raise VersionRefused(f"it has no {file}")
+                raise VersionRefused(f"it has no {file}: send what stands in the directory of a version")
             given = await self._inherit(model, name, version, before)
             await self._trial.run(name, version, config, given, model)
             placing = asyncio.ensure_future(self._serve(model, name, version, before, config))
