@@ -19,6 +19,7 @@ import psutil
 import pytest
 from structlog.testing import capture_logs
 
+import weftd.triton
 from tests.servers.mesh import free_port, mesh_environment, running_mesh
 from tests.servers.triton import need_triton
 from tests.servers.triton_models import COUNT, ECHO, VERSIONED, write_model
@@ -135,6 +136,18 @@ async def test_it_serves_the_embedder_and_comes_back_from_kills(tmp_path: Path) 
         assert _server(tmp_path).pid != server.pid
         await triton.close()
         assert program.poll() is None
+
+
+def test_a_guardian_ends_what_a_model_started_apart() -> None:
+    launch = Path(weftd.triton.__file__).with_name("launch.py")
+    apart = "setsid sleep 98 & echo $!; sleep 0.3; exit 3"
+    command = [str(launch), str(os.getpid()), "weft-test-", "1", "/bin/sh", "-c", apart]
+    guardian = subprocess.Popen([sys.executable, "-I", "-S", *command], stdout=subprocess.PIPE, text=True)
+    assert guardian.stdout is not None
+    with guardian, guardian.stdout:
+        pid = int(guardian.stdout.readline())
+        assert guardian.wait(10) == 3
+    assert not psutil.pid_exists(pid)
 
 
 async def test_a_killed_guardian_leaves_no_stub(tmp_path: Path) -> None:

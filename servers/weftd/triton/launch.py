@@ -16,6 +16,7 @@ from pathlib import Path
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _LOOK_EVERY_S = 0.5
+_PAUSE_S = 0.01
 _SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
 
 
@@ -48,7 +49,9 @@ def main(parent: int, prefix: str, grace_s: float, command: list[str]) -> int:
     _kill(server)
     with contextlib.suppress(ChildProcessError):
         while True:
-            os.wait()
+            if os.waitpid(-1, os.WNOHANG)[0] == 0:
+                _kill_children(own)
+                time.sleep(_PAUSE_S)
     for left in Path("/dev/shm").glob(f"{prefix}*"):
         left.unlink(missing_ok=True)
     return os.waitstatus_to_exitcode(status)
@@ -68,6 +71,13 @@ def _kill(server: int) -> None:
     """The server and all that it started: they are one process group."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(server, signal.SIGKILL)
+
+
+def _kill_children(own: int) -> None:
+    """What a model started in a session of its own, and what is being given to us meanwhile."""
+    for child in Path(f"/proc/{own}/task/{own}/children").read_text().split():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(child), signal.SIGKILL)
 
 
 if __name__ == "__main__":
