@@ -46,7 +46,12 @@ def reason_name(reason: ErrorReason.ValueType) -> str:
 
 
 class WeftError(Exception):
-    """Base of all. `reason` is for programs, `message` for people, `metadata` for `ErrorInfo`."""
+    """Base of all. `reason` is for programs, `message` for people, `metadata` for `ErrorInfo`.
+
+    `detail` is what a backend said: for the code that asked it, and never sent on, for it may quote anyone.
+    """
+
+    detail = ""
 
     def __init__(
         self,

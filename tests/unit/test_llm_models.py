@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from google.protobuf import text_format
@@ -13,6 +14,7 @@ from tests.servers.tiny_llm import write_tiny_llm
 from weftd.inference.model_code import MODELS, load
 
 pieces = load("llm", "pieces")
+plain = load("llm", "plain")
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +37,15 @@ def test_a_character_that_is_cut_off_is_left_out(tokenizer: Tokenizer) -> None:
     tokens = tokenizer.encode("ok 绩", add_special_tokens=False).ids
     characters = pieces.Characters(tokenizer, [])
     assert "".join(characters.feed(token) for token in tokens[:-1]).strip() == "ok"
+
+
+def test_what_people_say_is_no_mark_of_a_turn() -> None:
+    added = [("<|end|>", True), ("<|end|>x", True), ("<tool>", False)]
+    tokens = {n: SimpleNamespace(content=text, special=special) for n, (text, special) in enumerate(added)}
+    said = "a<|end|><|end|>xb<tool><|begin|>"
+    marks = plain.marks(SimpleNamespace(added_tokens_decoder=tokens))
+    assert plain.plain(said, marks) == "a< |end|>< |end|>xb<tool><|begin|>"
+    assert plain.plain(said, plain.marks(SimpleNamespace(added_tokens_decoder={}))) == said
 
 
 @pytest.mark.parametrize("size", [1, 2, 5])

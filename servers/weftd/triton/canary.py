@@ -101,7 +101,7 @@ class Canary:
                     await asyncio.to_thread(self._process.sweep, stubs)
                     call_at = time.monotonic() + _CALL_EVERY_S
             except WeftError as error:
-                log.warning("canary_unanswered", message=error.metadata.get("triton", error.message))
+                log.warning("canary_unanswered", message=error.detail or error.message)
 
     async def _suspicious(self, index: list[Served], stubs: Iterable[Stub]) -> set[str]:
         """Models that should be served and are not, or lack a process; none that is being loaded."""
@@ -122,10 +122,10 @@ class Canary:
         except TimeoutError:
             log.warning("canary_slow", model=model, limit_s=_CALL_LIMIT_S)
         except WeftError as error:
-            if _DEAD in error.metadata.get("triton", ""):
+            if _DEAD in error.detail:
                 await self._mend(model, index)
             elif error.reason != ERROR_REASON_MODEL_REFUSED:  # made-up input need not be to its taste
-                said = error.metadata.get("triton", error.message)
+                said = error.detail or error.message
                 log.warning("canary_failed", model=model, message=said)
 
     async def _mend(self, model: str, index: list[Served]) -> None:
@@ -142,7 +142,7 @@ class Canary:
             self._tries[model] += 1
             wait_s = min(2.0 ** self._tries[model], _BACKOFF_MAX_S)
             self._not_before[model] = time.monotonic() + wait_s
-            said = error.metadata.get("triton", error.message)
+            said = error.detail or error.message
             log.error("model_not_mended", model=model, again_in_s=wait_s, message=said)
             return
         self._tries[model] = 0

@@ -232,7 +232,7 @@ class TritonProcess:
         for ended in await asyncio.gather(prove_values(self._client), *loads, return_exceptions=True):
             if isinstance(ended, WeftError):
                 # Without the model's traceback, which is in the log.
-                said = ended.metadata.get("triton", "").partition("\n\nAt:")[0]
+                said = ended.detail.partition("\n\nAt:")[0]
                 raise TritonError(f"{said or ended.message} (more in {self.log_file})") from ended
             if ended is not None:
                 raise ended

@@ -185,7 +185,7 @@ class Triton:
             return await method(request, timeout=limit_s)
         except grpc.aio.AioRpcError as error:
             if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:  # ours: the caller's may be far
-                raise _unserved(model, {"triton": f"no answer within {limit_s:.0f} s"}) from None
+                raise _detailed(_unserved(model), f"no answer within {limit_s:.0f} s") from None
             _raise(error.code(), error.details() or "", model)
 
     async def close(self) -> None:
@@ -232,41 +232,47 @@ def _metadata(current: caller.Caller | None) -> tuple[tuple[str, str], ...]:
 
 def _raise(code: grpc.StatusCode | None, details: str, model: str) -> NoReturn:
     """`code` is None for an error that came inside a stream: Triton sends its words alone."""
-    said = {"model": model, "triton": details[:500]}
-    if "maximum queue size" in details:
-        raise ResourceExhausted(
-            ERROR_REASON_OVERLOADED,
-            f"The model {model} has as much to do as it may queue. Try again in a second.",
-            metadata=said,
-        ) from None
     error: WeftError
     match code:
+        case _ if "maximum queue size" in details:
+            error = ResourceExhausted(
+                ERROR_REASON_OVERLOADED,
+                f"The model {model} has as much to do as it may queue. Try again in a second.",
+                metadata={"model": model},
+            )
         case None if _UNKNOWN.search(details):
-            error = _unserved(model, said)
+            error = _unserved(model)
         case grpc.StatusCode.DEADLINE_EXCEEDED:
             error = DeadlineExceeded()
         case grpc.StatusCode.INVALID_ARGUMENT:
             error = FailedPrecondition(
-                ERROR_REASON_MODEL_REFUSED, f"The model {model} did not take the request.", metadata=said
+                ERROR_REASON_MODEL_REFUSED,
+                f"The model {model} did not take the request.",
+                metadata={"model": model},
             )
         case grpc.StatusCode.UNAVAILABLE | grpc.StatusCode.NOT_FOUND | grpc.StatusCode.CANCELLED:
-            error = _unserved(model, said)
+            error = _unserved(model)
         case _:
-            error = _broken(model, "failed", said)
-    raise error from None
+            error = _broken(model, "failed")
+    raise _detailed(error, details) from None
 
 
-def _unserved(model: str, said: dict[str, str]) -> Unavailable:
+def _detailed(error: WeftError, details: str) -> WeftError:
+    error.detail = details[:500]
+    return error
+
+
+def _unserved(model: str) -> Unavailable:
     return Unavailable(
         ERROR_REASON_BACKEND_UNAVAILABLE,
         f"Triton does not serve {model or 'its repository'} just now. Try again in a second.",
-        metadata={"backend": "triton", **said},
+        metadata={"backend": "triton", "model": model},
     )
 
 
-def _broken(model: str, what: str, said: dict[str, str] | None = None) -> Unavailable:
+def _broken(model: str, what: str) -> Unavailable:
     return Unavailable(
         ERROR_REASON_MODEL_BROKEN,
         f"The model {model} {what}. Try again in a second.",
-        metadata=said or {"model": model},
+        metadata={"model": model},
     )

@@ -35,7 +35,7 @@ class TritonGenerator:
                     yield _piece(answer)
         except Unavailable as error:
             # A model that refuses inside a stream has no status of its own there, only words.
-            raise refused_text(self.name, error.metadata.get("triton", "")) or error from None
+            raise refused_text(self.name, error.detail) or error from None
 
     async def ping(self) -> None:
         if not await self._triton.is_ready(MODEL):

@@ -16,7 +16,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 import structlog
 
@@ -165,34 +165,27 @@ class Publishing:
         """Holds the model, also against other processes; a directory for the time being."""
         if await on_thread(self._store.read, model, CONFIG_FILE) is None:
             raise _unknown(model)
-        self._work.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with (self._work / f"{model}.lock").open("a") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ResourceExhausted(
-                    ERROR_REASON_OVERLOADED,
-                    f"A version of {model} is being published. Try again when that has ended.",
-                    retry_after_s=5,
-                    metadata={"model": model},
-                ) from None
-            work = self._work / model
-            try:
-                await self._sweep(model, work)
-                work.mkdir()
-                yield work
-            except VersionRefused as error:
-                log.info("model version refused", model=model, why=str(error))
-                raise refused(model, str(error)) from None
-            except OSError as error:
-                raise Unavailable(
-                    ERROR_REASON_BACKEND_UNAVAILABLE,
-                    f"The server cannot write the version ({error.strerror}). Try again later, or have its "
-                    "disk looked at.",
-                    metadata={"backend": "disk"},
-                ) from error
-            finally:
-                await on_thread(shutil.rmtree, work, ignore_errors=True)
+        work = self._work / model
+        try:
+            self._work.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with (self._work / f"{model}.lock").open("a") as lock:
+                _take(lock, model)
+                try:
+                    await self._sweep(model, work)
+                    work.mkdir()
+                    yield work
+                finally:
+                    await on_thread(shutil.rmtree, work, ignore_errors=True)
+        except VersionRefused as error:
+            log.info("model version refused", model=model, why=str(error))
+            raise refused(model, str(error)) from None
+        except OSError as error:
+            raise Unavailable(
+                ERROR_REASON_BACKEND_UNAVAILABLE,
+                f"The server cannot write the version ({error.strerror}). Try again later, or have its "
+                "disk looked at.",
+                metadata={"backend": "disk"},
+            ) from error
 
     async def _sweep(self, model: str, work: Path) -> None:
         await on_thread(shutil.rmtree, work, ignore_errors=True)
@@ -272,9 +265,9 @@ class Publishing:
         except WeftError as error:
             await self._name(model, before)
             await on_thread(self._store.remove, model, str(version))
-            raise VersionRefused(
-                f"Triton did not load it ({error.metadata.get('triton', error.message)})"
-            ) from error
+            if error.reason == ERROR_REASON_BACKEND_UNAVAILABLE:
+                raise  # Triton itself is away: nothing is wrong with the version
+            raise VersionRefused(f"Triton did not load it ({error.detail or error.message})") from error
         index = await self._triton.index()
         in_use = {int(each.version) for each in index if each.model == model and each.state in _IN_USE}
         for old in (await on_thread(self._store.versions, model))[KEPT:]:
@@ -309,6 +302,19 @@ class Publishing:
         if content is None:
             raise _unknown(model)
         return model_config.parse(content)
+
+
+def _take(lock: IO[str], model: str) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ResourceExhausted(
+            ERROR_REASON_OVERLOADED,
+            f"A version of {model} is being published, or one that was broken off is still unloaded. "
+            "Try again when that has ended.",
+            retry_after_s=5,
+            metadata={"model": model},
+        ) from None
 
 
 def _unknown(model: str) -> NotFound:

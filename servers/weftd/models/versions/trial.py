@@ -142,6 +142,6 @@ async def _tried(call: Any) -> Any:
 
 
 def _why(error: WeftError) -> str:
-    said = error.metadata.get("triton", error.message)
+    said = error.detail or error.message
     marked = _MARK.search(said)
     return marked[1].rstrip("; ") if marked else " ".join(said.split())[:300]

@@ -29,6 +29,7 @@ from transformers.utils import logging as library_logging
 
 from .asked import Asked, Busy, Counts, Failed, Piece, Refused
 from .pieces import Characters, Stops
+from .plain import marks, plain
 
 __all__ = ["Asked", "Busy", "Causal", "Counts", "Failed", "Piece", "Refused", "Text"]
 
@@ -115,6 +116,7 @@ class Causal:
             raise ValueError(
                 f"The tokenizer in {directory} has no chat template. Name an instruction-tuned model."
             )
+        self._marks = marks(self._tokenizer)
         self._own = self._model.generation_config
         self._ends = _ends(self._own, self._model.config, self._tokenizer)
         config = self._model.config.get_text_config()
@@ -226,13 +228,13 @@ class Causal:
         size = sum(len(message["content"]) for message in asked.messages) + len(asked.prefix)
         if size > self.context * _CHARACTERS_PER_TOKEN:
             raise Refused(f"context length: {size} characters; the model reads {self.context} tokens at most")
+        messages = [{**each, "content": plain(each["content"], self._marks)} for each in asked.messages]
         try:
-            chat = self._tokenizer.apply_chat_template(
-                asked.messages, add_generation_prompt=True, tokenize=False
-            )
+            chat = self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
         except Exception as error:  # a template raises what it likes
             raise Refused(f"the model's chat template does not take these messages: {error}") from error
-        prompt: list[int] = self._tokenizer.encode(chat + asked.prefix, add_special_tokens=False)
+        text = chat + plain(asked.prefix, self._marks)
+        prompt: list[int] = self._tokenizer.encode(text, add_special_tokens=False)
         if len(prompt) >= self.context:
             raise Refused(f"context length: {len(prompt)} tokens; the model reads {self.context} at most")
         return prompt

@@ -19,6 +19,7 @@ from vllm.inputs import TokensPrompt
 from vllm.sampling_params import RequestOutputKind
 
 from .asked import Asked, Busy, Counts, Failed, Piece, Refused
+from .plain import marks, plain
 
 __all__ = ["Asked", "Busy", "Causal", "Counts", "Failed", "Piece", "Refused", "Text"]
 
@@ -43,6 +44,7 @@ class Causal:
         self._open: set[str] = set()
         self._numbers = itertools.count()
         self._tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+        self._marks = marks(self._tokenizer)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="vllm", daemon=True)
         self._thread.start()
@@ -129,8 +131,10 @@ class Causal:
 
     def _prompt(self, asked: Asked) -> list[int]:
         """The conversation as the model was taught to read it, and the answer that was begun."""
-        chat = self._tokenizer.apply_chat_template(asked.messages, add_generation_prompt=True, tokenize=False)
-        prompt: list[int] = self._tokenizer.encode(chat + asked.prefix, add_special_tokens=False)
+        messages = [{**each, "content": plain(each["content"], self._marks)} for each in asked.messages]
+        chat = self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        text = chat + plain(asked.prefix, self._marks)
+        prompt: list[int] = self._tokenizer.encode(text, add_special_tokens=False)
         if len(prompt) >= self._context:
             raise Refused(f"context length: {len(prompt)} tokens; the model reads {self._context} at most")
         return prompt
