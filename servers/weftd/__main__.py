@@ -78,6 +78,22 @@ def _run(program: Coroutine[Any, Any, Result]) -> Result:
     return uvloop.run(program)
 
 
+def _show_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"weft {version('weftd')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Prints it, and ends.")
+    ] = False,
+) -> None: ...
+
+
 @app.command()
 def up(
     workers: Annotated[int, typer.Option(min=1, max=64, help="Processes with all services.")] = 1,
