@@ -52,7 +52,7 @@ async def test_a_deadline_reaches_the_service(edge: Edge, channel: grpc.aio.Chan
     await retrieval_pb2_grpc.RetrievalServiceStub(channel).Search(
         retrieval_pb2.SearchRequest(query="x"), timeout=12, metadata=metadata()
     )
-    assert 11 < (edge.seen.time_left_s[-1] or 0) <= 12
+    assert 11 < (edge.seen.time_left_s[-1] or 0) < 12.5  # gRPC rounds up
     call = chat_pb2_grpc.ChatServiceStub(channel).StreamChat(
         question("two"), timeout=7000, metadata=metadata()
     )
