@@ -131,24 +131,24 @@ def _stub(program: subprocess.Popen[bytes], model: str) -> psutil.Process:
     raise RuntimeError(f"no stub runs {model}")
 
 
-async def _load_time(triton: Triton, model: str) -> float:
-    """How long the model itself needs to be read."""
-    await triton.unload(model)
-    while await triton.is_ready(model):  # noqa: ASYNC110 - it is another program
-        await asyncio.sleep(0.02)
+async def _load_time(triton: Triton, version: Path) -> float:
+    """How long a model itself needs to be read: again, beside the one that serves."""
+    (version / "model.py").touch()
     started = time.monotonic()
-    await triton.load(model)
+    await triton.load(version.parent.name)
     return time.monotonic() - started
 
 
-async def measure(program: subprocess.Popen[bytes], address: str, kills: int) -> dict[str, list[Kill]]:
+async def measure(
+    program: subprocess.Popen[bytes], address: str, repository: Path, kills: int
+) -> dict[str, list[Kill]]:
     """The kills of each victim."""
     found: dict[str, list[Kill]] = {victim: [] for victim in _VICTIMS}
     triton = Triton(address)
     load = Load(triton)
     while not await triton.is_ready("llm"):  # noqa: ASYNC110 - it is another program
         await asyncio.sleep(0.1)
-    loads = {model: await _load_time(triton, model) for model in ("embedder", "llm")}
+    loads = {model: await _load_time(triton, repository / model / "1") for model in ("embedder", "llm")}
     print("own load time:", ", ".join(f"{model} {seconds:.1f} s" for model, seconds in loads.items()))
     running = asyncio.create_task(load.run())
     await load.well_again(time.monotonic())
@@ -176,7 +176,8 @@ def run(directory: Path, kills: int) -> dict[str, list[Kill]]:
             [sys.executable, "-m", "weftd", "triton"], env=environment, stdout=log, stderr=log
         )
     try:
-        found = asyncio.run(measure(program, address, kills))
+        repository = directory / "data" / "triton" / "models"
+        found = asyncio.run(measure(program, address, repository, kills))
     finally:
         program.send_signal(signal.SIGTERM)
         program.wait(30)
