@@ -38,7 +38,8 @@ _STUB_LIMIT_S = 300
 _EXIT_LIMIT_S = 5
 _BACKOFF_MIN_S = 0.1
 _BACKOFF_MAX_S = 10.0
-_STABLE_S = 30.0
+# A server that has served so long is started again at once.
+_STABLE_S = 5.0
 # A file in /dev/shm is made a moment before the stub that it is for.
 _NEW_S = 30.0
 
