@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import json
 import os
-import signal
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncGenerator
 from dataclasses import asdict, replace
@@ -21,6 +19,7 @@ from weft.v1.error_reason_pb2 import (
     ERROR_REASON_MODEL_UNAVAILABLE,
     ERROR_REASON_OVERLOADED,
 )
+from weftd.children import kill_group
 from weftd.errors import DeadlineExceeded, ResourceExhausted, Unavailable, WeftError
 from weftd.inference.model_code import MODELS
 from weftd.inference.port import TextPiece, TextRequest
@@ -179,7 +178,7 @@ class TextProcess:
             for asked in self._counts:
                 asked.cancel()
             self._counts.clear()
-            await _stop(process)
+            await kill_group(process)
             if not self._failed:
                 self._failed = (
                     f"The process of the language model ended with {process.returncode}: see the log."
@@ -273,16 +272,3 @@ class _Text:
             return piece
         assert self._error is not None
         raise self._error
-
-
-async def _stop(process: Process) -> None:
-    if process.returncode is None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-    # Killed, or at its end: this takes no time, and a second cancel must not leave it unreaped.
-    waiting = asyncio.ensure_future(process.wait())
-    try:
-        await asyncio.shield(waiting)
-    except asyncio.CancelledError:
-        await waiting
-        raise

@@ -18,6 +18,7 @@ from weftd.knowledge.form import Form, malformed
 from weftd.knowledge.ids import check_dataset_id, new_dataset_id
 from weftd.knowledge.intake import IncomingFile, Intake, UploadLimits
 from weftd.knowledge.memory import return_large_blocks
+from weftd.rpc.incoming import in_time, on_thread
 from weftd.rpc.tenants import TenantCounts
 from weftd.stores.blobs.port import Blobs, BlobWriter
 from weftd.stores.records import documents
@@ -206,18 +207,10 @@ class Uploads:
         )
 
 
-async def _in_time(pieces: AsyncIterable[T]) -> AsyncIterator[T]:
+def _in_time(pieces: AsyncIterable[T]) -> AsyncIterator[T]:
     """The pieces as they come. UPLOAD_MALFORMED where the next one does not come in time."""
-    following = aiter(pieces)
-    while True:
-        try:
-            async with asyncio.timeout(_SILENCE_LIMIT_S):
-                piece = await anext(following)
-        except StopAsyncIteration:
-            return
-        except TimeoutError:
-            raise malformed(f"cut off: nothing came for {_SILENCE_LIMIT_S:g} seconds") from None
-        yield piece
+    late = malformed(f"cut off: nothing came for {_SILENCE_LIMIT_S:g} seconds")
+    return in_time(pieces, _SILENCE_LIMIT_S, late)
 
 
 def _answer(file: IncomingFile, added: tuple[str, bool] | None) -> knowledge_pb2.UploadedDocument:
@@ -242,13 +235,8 @@ def _next_file(intake: Intake, name: str) -> None:
 
 
 async def _on_thread(work: Callable[[], object]) -> None:
-    """Runs `work` to its end, also when cancelled: what it writes to is closed only after."""
-    running = asyncio.ensure_future(asyncio.to_thread(work))
     try:
-        await asyncio.shield(running)
-    except asyncio.CancelledError:
-        await asyncio.wait([running])
-        raise
+        await on_thread(work)
     except OSError as error:
         raise Unavailable(
             error_reason_pb2.ERROR_REASON_BACKEND_UNAVAILABLE,

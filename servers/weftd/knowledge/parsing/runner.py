@@ -17,6 +17,7 @@ from typing import Any
 import structlog
 
 from weft.v1.error_reason_pb2 import ErrorReason
+from weftd.children import kill_group
 from weftd.errors import FailedPrecondition
 from weftd.knowledge.parsing.section import BROKEN, TOO_HEAVY, Limits, Section
 
@@ -68,7 +69,7 @@ async def parse_document(path: Path, name: str, limits: Limits | None = None) ->
                 return
             yield section
     finally:
-        await _stop(process)
+        await kill_group(process)
 
 
 async def _start() -> Process:
@@ -107,19 +108,6 @@ def _section(line: bytes, path: Path, process: Process) -> Section | None:
     if -status in _KILLED_BY_A_LIMIT:
         raise _refusal("PARSER_LIMIT", TOO_HEAVY)
     raise _refusal("DOCUMENT_BROKEN", BROKEN)
-
-
-async def _stop(process: Process) -> None:
-    if process.returncode is None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-    # Killed, or at its end: this takes no time, and a second cancel must not leave it unreaped.
-    waiting = asyncio.ensure_future(process.wait())
-    try:
-        await asyncio.shield(waiting)
-    except asyncio.CancelledError:
-        await waiting
-        raise
 
 
 def _refusal(reason: str, message: str) -> FailedPrecondition:

@@ -34,10 +34,11 @@ from weftd.models.versions.canary import CANARY_FILE, read_canary
 from weftd.models.versions.model_config import CHECK_FILE, Config
 from weftd.models.versions.refusal import VersionRefused, refused
 from weftd.models.versions.served import served_versions, watch
-from weftd.models.versions.spool import in_time, on_thread, spool
+from weftd.models.versions.spool import sent_in_time, spool
 from weftd.models.versions.store import CHECK, CONFIG_FILE, VersionStore, is_check
 from weftd.models.versions.trial import Trial, TrialLimits
 from weftd.rpc.drain import Drain
+from weftd.rpc.incoming import on_thread
 
 __all__ = ["KEPT", "Publishing"]
 
@@ -79,7 +80,7 @@ class Publishing:
 
     async def publish(self, messages: AsyncIterable[pb.PublishModelRequest]) -> pb.PublishModelResponse:
         """See `ModelService.PublishModel`."""
-        incoming = in_time(messages)
+        incoming = sent_in_time(messages)
         try:
             first = await anext(incoming, None)
         except VersionRefused:

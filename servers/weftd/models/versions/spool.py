@@ -2,38 +2,27 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Callable
+from collections.abc import AsyncIterable, AsyncIterator
 from pathlib import Path
-from typing import Final, ParamSpec, TypeVar
+from typing import Final
 
 from weft.v1.models_pb2 import PublishModelRequest
 from weftd.errors import InvalidArgument
 from weftd.models.versions.refusal import VersionRefused
+from weftd.rpc.incoming import in_time, on_thread
 
-__all__ = ["in_time", "on_thread", "spool"]
+__all__ = ["sent_in_time", "spool"]
 
 # Each hand-over to a thread costs as much as writing 100 KiB.
 _GATHER_BYTES: Final = 1 << 20
 _PIECE_LIMIT_BYTES: Final = 1 << 20
 _SILENCE_LIMIT_S: Final = 60.0
 
-P = ParamSpec("P")
-T = TypeVar("T")
 
-
-async def in_time(messages: AsyncIterable[T]) -> AsyncIterator[T]:
+def sent_in_time(messages: AsyncIterable[PublishModelRequest]) -> AsyncIterator[PublishModelRequest]:
     """The messages as they come. VersionRefused where the next one does not come in time."""
-    following = aiter(messages)
-    while True:
-        try:
-            async with asyncio.timeout(_SILENCE_LIMIT_S):
-                message = await anext(following)
-        except StopAsyncIteration:
-            return
-        except TimeoutError:
-            raise VersionRefused(f"nothing more was sent for {_SILENCE_LIMIT_S:g} seconds") from None
-        yield message
+    late = VersionRefused(f"nothing more was sent for {_SILENCE_LIMIT_S:g} seconds")
+    return in_time(messages, _SILENCE_LIMIT_S, late)
 
 
 async def spool(messages: AsyncIterable[PublishModelRequest], file: Path, limit_bytes: int) -> None:
@@ -54,13 +43,3 @@ async def spool(messages: AsyncIterable[PublishModelRequest], file: Path, limit_
                 piece, gathered = gathered, bytearray()
                 await on_thread(target.write, piece)
         await on_thread(target.write, gathered)
-
-
-async def on_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Runs `work` on a thread to its end, also when cancelled: what it works on is removed only after."""
-    running = asyncio.ensure_future(asyncio.to_thread(work, *args, **kwargs))
-    try:
-        return await asyncio.shield(running)
-    except asyncio.CancelledError:
-        await asyncio.wait([running])
-        raise

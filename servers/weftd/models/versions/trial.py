@@ -19,8 +19,8 @@ from weftd.inference.triton.client import Answer, Triton
 from weftd.models.versions.canary import canary_inputs, check_outputs
 from weftd.models.versions.model_config import CHECK_FILE, Config, checking, text
 from weftd.models.versions.refusal import VersionRefused
-from weftd.models.versions.spool import on_thread
 from weftd.models.versions.store import CONFIG_FILE, VersionStore
+from weftd.rpc.incoming import on_thread
 
 __all__ = ["Trial", "TrialLimits"]
 
