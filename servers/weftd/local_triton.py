@@ -86,26 +86,15 @@ def models(settings: Settings) -> list[Model]:
     """What is served: the embedder, and a reranker and a language model where those are configured."""
     # On a CPU a batch computes on one thread: as many instances as threads. A GPU takes all in one.
     instances = settings.threads if settings.device == "cpu" else 1
-    cache = {"cache": str(settings.data.absolute() / "models")}
-    found = [
-        Model(
-            "embedder",
-            settings.batch_size,
-            instances,
-            settings.device,
-            {"directory": _named(settings.embedder), **cache},
-        )
-    ]
+    cache = str(settings.data.absolute() / "models")
+
+    def encoder(name: str, directory: Path | None) -> Model:
+        own = {"directory": _named(directory), "cache": cache}
+        return Model(name, settings.batch_size, instances, settings.device, own)
+
+    found = [encoder("embedder", settings.embedder)]
     if settings.reranker:
-        found.append(
-            Model(
-                "reranker",
-                settings.batch_size,
-                instances,
-                settings.device,
-                {"directory": _named(settings.reranker), **cache},
-            )
-        )
+        found.append(encoder("reranker", settings.reranker))
     if settings.llm:
         own = {"directory": _named(settings.llm), "threads": str(settings.threads)}
         found.append(Model("llm", device=settings.device, parameters=own))

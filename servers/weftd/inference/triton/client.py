@@ -90,11 +90,9 @@ class Triton:
         self._channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
         self._stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
 
-    async def infer(
-        self, model: str, inputs: Tensors, *, outputs: tuple[str, ...] = (), version: str = ""
-    ) -> Answer:
-        """One answer of a model that gives one. `outputs` empty: all; `version` empty: the one served."""
-        request = _request(model, inputs, outputs, version)
+    async def infer(self, model: str, inputs: Tensors, *, outputs: tuple[str, ...] = ()) -> Answer:
+        """One answer of a model that gives one, by the version that is served. `outputs` empty: all."""
+        request = _request(model, inputs, outputs)
         current = caller.current_or_none()
         left_s = _time_left_s(current)
         try:
@@ -113,7 +111,7 @@ class Triton:
         Unavailable after five seconds of silence: the model sends something each second, if only a response
         without outputs, which is not yielded.
         """
-        request = _request(model, inputs, (), "")
+        request = _request(model, inputs, ())
         request.parameters["triton_enable_empty_final_response"].bool_param = True
         current = caller.current_or_none()
         call = self._stub.ModelStreamInfer(
@@ -193,8 +191,8 @@ class Triton:
         await self._channel.close()
 
 
-def _request(model: str, inputs: Tensors, outputs: tuple[str, ...], version: str) -> Any:
-    request = service_pb2.ModelInferRequest(model_name=model, model_version=version)
+def _request(model: str, inputs: Tensors, outputs: tuple[str, ...]) -> Any:
+    request = service_pb2.ModelInferRequest(model_name=model)
     for name, array in inputs.items():
         request.inputs.add(name=name, datatype=np_to_triton_dtype(array.dtype), shape=array.shape)
         if array.dtype == np.object_:
