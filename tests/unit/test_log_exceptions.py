@@ -15,10 +15,21 @@ import structlog
 from weftd.rpc.telemetry import configure_logging
 
 
+class Said(io.TextIOWrapper):
+    """A stderr that is read here."""
+
+    def __init__(self) -> None:
+        self._raw = io.BytesIO()
+        super().__init__(self._raw, encoding="utf-8", write_through=True)
+
+    def getvalue(self) -> str:
+        return self._raw.getvalue().decode()
+
+
 @pytest.fixture
-def said(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
+def said(monkeypatch: pytest.MonkeyPatch) -> Iterator[Said]:
     before = structlog.get_config()
-    output = io.StringIO()
+    output = Said()
     monkeypatch.setattr(sys, "stderr", output)
     monkeypatch.setattr(threading, "excepthook", threading.excepthook)
     handlers = logging.getLogger().handlers
@@ -31,7 +42,7 @@ def said(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
 
 
 @pytest.mark.parametrize("given", [True, False])
-def test_exceptions_are_told_without_their_text(given: bool, said: io.StringIO) -> None:
+def test_exceptions_are_told_without_their_text(given: bool, said: Said) -> None:
     log = structlog.get_logger()
     try:
         raise ValueError("what the user said")
@@ -46,7 +57,13 @@ def test_exceptions_are_told_without_their_text(given: bool, said: io.StringIO) 
     assert "test_log_exceptions.py" in line["trace"][-1]
 
 
-def test_causes_in_a_circle_are_told_once_in_a_while(said: io.StringIO) -> None:
+def test_what_utf_8_cannot_say_is_told_too(said: Said) -> None:
+    structlog.get_logger().info("found", file="caf\udce9.txt", count=2**70, text="café 你好")
+    line = json.loads(said.getvalue())
+    assert (line["file"], line["count"], line["text"]) == ("caf\udce9.txt", 2**70, "café 你好")
+
+
+def test_causes_in_a_circle_are_told_once_in_a_while(said: Said) -> None:
     first, second = ValueError(), KeyError()
     first.__cause__, second.__cause__ = second, first
     structlog.get_logger().error("failed", exc_info=first)
@@ -54,7 +71,7 @@ def test_causes_in_a_circle_are_told_once_in_a_while(said: io.StringIO) -> None:
     assert (line["error"], line["cause"]["error"]) == ("ValueError", "KeyError")
 
 
-def test_libraries_are_told_without_what_they_were_given(said: io.StringIO) -> None:
+def test_libraries_are_told_without_what_they_were_given(said: Said) -> None:
     library = logging.getLogger("a.library")
     library.warning("%s is wrong", "what the user said")
     try:
@@ -69,7 +86,7 @@ def test_libraries_are_told_without_what_they_were_given(said: io.StringIO) -> N
     assert (failed["error"], failed["level"], "said" in failed) == ("ValueError", "error", False)
 
 
-def test_what_ends_a_thread_is_told_without_its_text(said: io.StringIO) -> None:
+def test_what_ends_a_thread_is_told_without_its_text(said: Said) -> None:
     def fail() -> None:
         raise ValueError("what the user said")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import socket
 import sys
@@ -13,6 +14,7 @@ from typing import Any, Final
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 from wsgiref.types import StartResponse, WSGIEnvironment
 
+import orjson
 import structlog
 from prometheus_client import make_wsgi_app
 
@@ -30,25 +32,34 @@ def configure_logging(level: str = "info", *, service: str = "") -> None:
     the process where several write to one place.
     """
     pretty = sys.stderr.isatty()
+    rendered: list[structlog.types.Processor] = [structlog.dev.ConsoleRenderer()]
+    if not pretty:
+        rendered = [_describe_exception, structlog.processors.JSONRenderer(serializer=_to_json)]
     structlog.configure(
         processors=[
-            structlog.contextvars.merge_contextvars,
             _add_caller,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=not pretty),
             *([] if not service else [_adder(service)]),
-            *(
-                [structlog.dev.ConsoleRenderer()]
-                if pretty
-                else [_describe_exception, structlog.processors.JSONRenderer(ensure_ascii=False)]
-            ),
+            *rendered,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level.upper())),
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        logger_factory=(
+            structlog.WriteLoggerFactory(file=sys.stderr)
+            if pretty
+            else structlog.BytesLoggerFactory(file=sys.stderr.buffer)
+        ),
         cache_logger_on_first_use=True,
     )
     if not pretty:
         take_library_logs()
+
+
+def _to_json(event: MutableMapping[str, Any], default: Callable[[Any], Any]) -> bytes:
+    try:
+        return orjson.dumps(event, default=default)
+    except TypeError:  # half a character, as in a file name that is no UTF-8, or a very long number
+        return json.dumps(event, default=default).encode()
 
 
 def _describe_exception(
