@@ -212,16 +212,16 @@ async def test_a_turn_whose_end_could_not_be_stored_is_left_to_others(
         async with aclosing(here.ask("acme", question(resumable=True), None)) as events:
             before.allow(1)
             first = await anext(events)
-            real = records.write
+            real = records.write_batched
 
             async def broken(*_args: object, **_options: object) -> None:
                 raise errors.Unavailable(error_reason_pb2.ERROR_REASON_BACKEND_UNAVAILABLE, "gone")
 
-            monkeypatch.setattr(records, "write", broken)
+            monkeypatch.setattr(records, "write_batched", broken)
             before.allow(1)
             with pytest.raises(errors.Unavailable):
                 await read_all(events)
             assert before.open == 0
-            monkeypatch.setattr(records, "write", real)
+            monkeypatch.setattr(records, "write_batched", real)
         rest = await read_all(there.resume("acme", "c1", "r1", first.seq, True, None))
         assert first.content + text_of(rest) == TEXT

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import time
+from functools import partial
 from typing import Any
 
 from weft.v1.chat_pb2 import ChatEvent, RateAnswerRequest
 from weft.v1.common_pb2 import Message, Reference
-from weftd.stores.records import conversations, handover, turn_log, turns, workers
+from weftd.stores.records import conversations, handover, new_turns, turn_log, turns, workers
 from weftd.stores.records.engine import Records
-from weftd.stores.records.turn_log import End
-from weftd.stores.records.turns import Begun, Busy, NewTurn, StoredTurn
+from weftd.stores.records.new_turns import Begun, Busy, NewTurn
+from weftd.stores.records.turn_log import Append, End
+from weftd.stores.records.turns import StoredTurn
 
 STALE_MS = 3_000
+BEGIN = partial(
+    new_turns.begin,
+    interrupted=ChatEvent(type="error", reason="INTERRUPTED"),
+    stale_ms=STALE_MS,
+    most_history=20,
+)
 NOW = time.time_ns() // 1_000_000
 
 
@@ -42,10 +50,11 @@ async def beat(records: Records, *names: str) -> None:
 
 
 async def begin(records: Records, new: NewTurn) -> Begun | Busy | StoredTurn:
-    interrupted = ChatEvent(type="error", reason="INTERRUPTED")
-    return await records.write(
-        lambda c: turns.begin(c, new, interrupted=interrupted, stale_ms=STALE_MS, most_history=20)
-    )
+    return await records.write_batched(BEGIN, new)
+
+
+async def append(records: Records, turn_id: int, worker: str, after: int, *events: ChatEvent) -> bool:
+    return await records.write_batched(turn_log.append, Append(turn_id, worker, after, events))
 
 
 async def begun(records: Records, new: NewTurn) -> Begun:
@@ -66,8 +75,9 @@ async def finish(
         ChatEvent(type="refs", references=references, seq=2),
         ChatEvent(type="done", seq=3),
     ]
-    ending = End("complete", text, references, NOW)
-    assert await records.write(lambda c: turn_log.end(c, "acme", turn_id, "w1", 0, events, ending))
+    ending = End(Append(turn_id, "w1", 0, events), "complete", text, references, NOW)
+    assert await records.write_batched(turn_log.end, ending)
+    assert await records.write_batched(turn_log.end, ending), "the same commit again changes nothing"
 
 
 async def test_one_turn_for_a_request_and_one_that_runs(records: Records) -> None:
@@ -110,16 +120,53 @@ async def test_only_the_owner_goes_on_and_only_where_it_stopped(records: Records
     await beat(records, "w1")
     turn_id = (await begun(records, new_turn())).turn_id
 
-    async def append(worker: str, after: int, *events: ChatEvent) -> bool:
-        return await records.write(lambda c: turn_log.append(c, turn_id, worker, after, events))
-
-    assert await append("w1", 0, delta(1), delta(2))
-    assert await append("w1", 0, delta(1), delta(2)), "the same commit again changes nothing"
-    assert not await append("w2", 2, delta(3))
-    assert not await append("w1", 1, delta(2, "other"), delta(3))
-    assert await append("w1", 2, delta(3))
+    assert await append(records, turn_id, "w1", 0, delta(1), delta(2))
+    assert await append(records, turn_id, "w1", 0, delta(1), delta(2)), (
+        "the same commit again changes nothing"
+    )
+    assert not await append(records, turn_id, "w2", 2, delta(3))
+    assert not await append(records, turn_id, "w1", 1, delta(2, "other"), delta(3))
+    assert await append(records, turn_id, "w1", 2, delta(3))
     stored = await records.read(lambda c: turn_log.events_after(c, turn_id, 1, 100))
     assert stored == [delta(2), delta(3)]
+
+
+async def test_many_turns_at_once_each_get_their_own_answer(records: Records) -> None:
+    await beat(records, "w1", "w2")
+    known = await begun(records, new_turn("r0", conversation_id="c0"))
+    await finish(records, known.turn_id, text="Earlier.")
+    news = [new_turn(f"r{n}", conversation_id=f"c{n % 300}", question=f"q{n}") for n in range(600)]
+    results = await asyncio.gather(*(begin(records, new) for new in news))
+    assert [type(result) for result in results] == [StoredTurn, *[Begun] * 299, *[Begun], *[Busy] * 299]
+    running = {n: result.turn_id for n, result in enumerate(results) if isinstance(result, Begun)}
+    assert len(set(running.values())) == 300
+    follow_up = results[300]
+    assert isinstance(follow_up, Begun)
+    assert [message.content for message in follow_up.history] == ["谁创立了它？", "Earlier."]
+    kept = await asyncio.gather(
+        *(
+            append(records, turn_id, "w1" if n % 2 else "w2", 0, delta(1, f"d{n}"))
+            for n, turn_id in running.items()
+        )
+    )
+    assert kept == [bool(n % 2) for n in running]
+    endings = [
+        End(
+            Append(turn_id, "w1", 1, [delta(2)]),
+            "complete",
+            f"a{n}",
+            [Reference(id=1, document_id=f"d{n}")],
+            NOW,
+        )
+        for n, turn_id in running.items()
+    ]
+    ended = await asyncio.gather(*(records.write_batched(turn_log.end, each) for each in endings))
+    assert ended == [bool(n % 2) for n in running]
+    page = await records.read(lambda c: conversations.page(c, "acme", "c7", 10))
+    assert [(row.content, row.status) for row in page] == [("q7", "complete"), ("a7", "complete")]
+    assert [reference.document_id for reference in page[1].references] == ["d7"]
+    page = await records.read(lambda c: conversations.page(c, "acme", "c8", 10))
+    assert [(row.content, row.status) for row in page] == [("q8", "complete"), ("", "running")]
 
 
 async def test_an_ended_turn_is_read_back_as_it_was(records: Records) -> None:
@@ -155,7 +202,7 @@ async def test_a_turn_that_is_taken_back_leaves_nothing(records: Records) -> Non
 async def test_a_dead_owners_turn_is_taken_over_once(records: Records) -> None:
     await beat(records, "w1", "w2", "w3")
     turn_id = (await begun(records, new_turn())).turn_id
-    await records.write(lambda c: turn_log.append(c, turn_id, "w1", 0, [delta(1, "Half an ")]))
+    await append(records, turn_id, "w1", 0, delta(1, "Half an "))
 
     async def take_over(worker: str) -> handover.TakenOver | None:
         key = ("acme", "c1", "r1")
@@ -167,13 +214,13 @@ async def test_a_dead_owners_turn_is_taken_over_once(records: Records) -> None:
     await records.write(lambda c: workers.retire(c, "w1"))
     taken = [each for each in await asyncio.gather(take_over("w2"), take_over("w3")) if each]
     assert [(each.last_seq, each.text, each.question) for each in taken] == [(1, "Half an ", "谁创立了它？")]
-    assert not await records.write(lambda c: turn_log.append(c, turn_id, "w1", 1, [delta(2)]))
+    assert not await append(records, turn_id, "w1", 1, delta(2))
 
 
 async def test_a_dead_owners_turn_does_not_lock_its_conversation(records: Records) -> None:
     await beat(records, "w2")
     dead = await begun(records, new_turn(worker="dead"))
-    await records.write(lambda c: turn_log.append(c, dead.turn_id, "dead", 0, [delta(1, "Half")]))
+    await append(records, dead.turn_id, "dead", 0, delta(1, "Half"))
     second = await begun(records, new_turn("r2", worker="w2"))
     assert [message.content for message in second.history] == ["谁创立了它？", "Half"]
     events = await records.read(lambda c: turn_log.events_after(c, dead.turn_id, 0, 10))

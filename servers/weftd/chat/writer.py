@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TypeVar
 
 import sqlalchemy as sa
 import structlog
@@ -25,10 +28,10 @@ from weftd.errors import (
     Unavailable,
     WeftError,
 )
-from weftd.stores.records import handover, turn_log, turns
-from weftd.stores.records.engine import Records
-from weftd.stores.records.turn_log import End
-from weftd.stores.records.turns import Begun, Busy, NewTurn
+from weftd.stores.records import handover, new_turns, turn_log, turns
+from weftd.stores.records.engine import BatchOperation, Records
+from weftd.stores.records.new_turns import Begun, Busy, NewTurn
+from weftd.stores.records.turn_log import Append, End
 
 __all__ = ["TurnWriter", "request_id_reused"]
 
@@ -36,6 +39,8 @@ __all__ = ["TurnWriter", "request_id_reused"]
 _STORE_PATIENCE_S = 15.0
 # At its deadline the transport breaks the call off: the last event has to be on its way before.
 _TOLD_BEFORE_S = 0.05
+
+P = TypeVar("P")
 
 # (connection, tenant, document ids) → those among them that were not deleted.
 LiveDocuments = Callable[[sa.Connection, str, Collection[str]], Collection[str]]
@@ -64,6 +69,12 @@ class TurnWriter:
         self._worker = worker
         self._max_turn_s = max_turn_s
         self._stale_ms = stale_ms
+        self._begin_turns = partial(
+            new_turns.begin,
+            interrupted=INTERRUPTED.event(),
+            stale_ms=stale_ms,
+            most_history=MOST_HISTORY,
+        )
 
     async def run(self, turn: Turn, deadline: float | None, *, is_new: bool) -> None:
         """Runs a new turn, or one whose worker died, to its end. What goes wrong is left in `turn`."""
@@ -92,15 +103,7 @@ class TurnWriter:
             worker=self._worker,
             now_ms=_now_ms(),
         )
-        begun = await self._records.write(
-            lambda connection: turns.begin(
-                connection,
-                new,
-                interrupted=INTERRUPTED.event(),
-                stale_ms=self._stale_ms,
-                most_history=MOST_HISTORY,
-            )
-        )
+        begun = await self._records.write_batched(self._begin_turns, new)
         match begun:
             case Begun():
                 if turn.request.after_seq:
@@ -165,10 +168,7 @@ class TurnWriter:
 
     async def _append(self, turn: Turn, events: list[ChatEvent]) -> bool:
         """Commits events, then shows them. False: another process has the turn now."""
-        after_seq = turn.seq
-        if not await self._store(
-            lambda connection: turn_log.append(connection, turn.turn_id, self._worker, after_seq, events)
-        ):
+        if not await self._store(turn_log.append, Append(turn.turn_id, self._worker, turn.seq, events)):
             turn.leave(State.ELSEWHERE)
             return False
         turn.commit(events)
@@ -187,45 +187,57 @@ class TurnWriter:
             raise ending.failure
         text = "".join([*turn.text, *(event.content for event in events)])
         events = [*events, *ending.events]
-        now_ms = _now_ms()
-
-        def store(connection: sa.Connection) -> bool:
-            kept = self._keep_live(connection, turn.key.tenant, ending.references)
-            if len(kept) < len(ending.references):
-                for event in ending.events:
-                    del event.references[:]
-                    event.references.extend(kept if event.type == "refs" else ())
-            end = End(ending.status, text, kept, now_ms)
-            key = turn.key
-            return turn_log.end(connection, key.tenant, turn.turn_id, self._worker, after_seq, events, end)
-
-        if await self._store(store, durable=True):
+        last = Append(turn.turn_id, self._worker, after_seq, events)
+        end = _Ended(turn.key.tenant, End(last, ending.status, text, ending.references, _now_ms()))
+        if await self._store(self._end_turns, end, durable=True):
             turn.commit(events, State.ENDED)
         else:
             turn.leave(State.ELSEWHERE)
 
-    def _keep_live(
-        self, connection: sa.Connection, tenant: str, references: Sequence[Reference]
-    ) -> Sequence[Reference]:
-        """A document that was deleted while the answer was written leaves no trace in it."""
-        if not references:
-            return references
-        live = self._live_documents(connection, tenant, {each.document_id for each in references})
-        return [each for each in references if each.document_id in live]
+    def _end_turns(self, connection: sa.Connection, ended: Sequence[_Ended]) -> list[bool]:
+        """A document that was deleted while an answer was written leaves no trace in it."""
+        quoted: dict[str, set[str]] = defaultdict(set)
+        for each in ended:
+            quoted[each.tenant].update(reference.document_id for reference in each.end.references)
+        live = {
+            tenant: self._live_documents(connection, tenant, ids) if ids else ()
+            for tenant, ids in quoted.items()
+        }
+        return turn_log.end(connection, [_with_live(each.end, live[each.tenant]) for each in ended])
 
-    async def _store(self, operation: Callable[[sa.Connection], bool], *, durable: bool = False) -> bool:
+    async def _store(self, operation: BatchOperation[P, bool], item: P, *, durable: bool = False) -> bool:
         """Commits, and waits for a store that does not answer. Both operations may be repeated."""
         loop = asyncio.get_running_loop()
         give_up_at = loop.time() + _STORE_PATIENCE_S
         pause_s = 0.05
         while True:
             try:
-                return await self._records.write(operation, durable=durable)
+                return await self._records.write_batched(operation, item, durable=durable)
             except (Unavailable, ResourceExhausted):
                 if loop.time() > give_up_at:
                     raise
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    """A turn's end, and whose it is."""
+
+    tenant: str
+    end: End
+
+
+def _with_live(end: End, live: Collection[str]) -> End:
+    """Without the references to documents that are not `live`, in its `refs` event too."""
+    kept = [reference for reference in end.references if reference.document_id in live]
+    if len(kept) == len(end.references):
+        return end
+    for event in end.last.events:
+        if event.type == "refs":
+            del event.references[:]
+            event.references.extend(kept)
+    return replace(end, references=kept)
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,11 +22,12 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from weft.v1 import error_reason_pb2
 from weftd.errors import Unavailable
-from weftd.stores.records.queued import Operation, OperationQueue, Queued, deliver
+from weftd.stores.records.queued import BatchOperation, Operation, OperationQueue, Queued, deliver
 from weftd.stores.records.statement import Statement
 
-__all__ = ["NOTICE_SILENCE", "Operation", "Records"]
+__all__ = ["NOTICE_SILENCE", "BatchOperation", "Operation", "Records"]
 
+P = TypeVar("P")
 T = TypeVar("T")
 
 _GROUP_LIMIT = 256
@@ -52,7 +53,7 @@ class Records:
 
     `url` is an SQLAlchemy URL: `sqlite:///path` or `postgresql+psycopg://…`. An operation is a function of
     a connection; it runs on another thread, must do nothing but talk to the database, and may be run a
-    second time after a rollback. Both calls raise what the operation raises, and Unavailable
+    second time after a rollback. All calls raise what the operation raises, and Unavailable
     (BACKEND_UNAVAILABLE) when the database does not answer.
     """
 
@@ -92,14 +93,22 @@ class Records:
         `durable` also waits until the commit is on the disk itself (SQLite otherwise keeps it over a
         killed process, not over a power cut). ResourceExhausted when the queue is full.
         """
-        return await self._writes.put(operation, durable)
+        return await self._writes.put(lambda connection, _: [operation(connection)], None, durable)
+
+    async def write_batched(self, operation: BatchOperation[P, T], item: P, *, durable: bool = False) -> T:
+        """As `write`, for an operation on many items at once, which returns a result for each.
+
+        It is run once for the items of all callers that wait with the same operation, in the order in which
+        they came: a statement for many turns costs little more than one for a single turn.
+        """
+        return await self._writes.put(operation, item, durable)
 
     async def read(self, operation: Operation[T]) -> T:
         """Runs `operation` on a reader and returns its result; it sees all that was committed before.
 
         ResourceExhausted when the queue is full.
         """
-        return await self._reads.put(operation)
+        return await self._reads.put(lambda connection, _: [operation(connection)], None)
 
     async def ping(self) -> None:
         """Raises Unavailable when the database does not answer."""
@@ -122,13 +131,13 @@ class Records:
     def _read_groups(self) -> None:
         # Each reader takes its share of what waits: to be woken for each costs more than to read it.
         for group in self._reads.groups(lambda: 1 + len(self._reads) // len(self._readers)):
-            deliver(group, [self._read(each.operation) for each in group])
+            deliver(group, [self._read(each) for each in group])
 
-    def _read(self, operation: Operation[Any]) -> Any:
+    def _read(self, read: Queued) -> Any:
         """The result or the exception."""
         try:
             with self._engine.connect() as connection:
-                return operation(connection)
+                return read.operation(connection, [read.item])[0]
         except DBAPIError as error:
             return self._translate(error)
         except PoolTimeout:
@@ -185,8 +194,8 @@ class Records:
             try:
                 with connection.begin():
                     if self._sqlite:
-                        _BEGIN.count(connection, {})
-                    return [write.operation(connection) for write in group]
+                        _BEGIN.all(connection, {})
+                    return _run_batches(connection, group)
             finally:
                 if durable and not connection.invalidated:
                     _set_synchronous(connection, "NORMAL")
@@ -201,6 +210,19 @@ class Records:
             f"The records database ({self.address}) does not answer. Try again in a moment.",
             metadata={"backend": "records"},
         )
+
+
+def _run_batches(connection: sa.Connection, group: Sequence[Queued]) -> list[Any]:
+    """Runs each operation once, on all its items; the results in the order of the group."""
+    batches: dict[BatchOperation[Any, Any], list[int]] = {}
+    for at, write in enumerate(group):
+        batches.setdefault(write.operation, []).append(at)
+    results: list[Any] = [None] * len(group)
+    for operation, places in batches.items():
+        returned = operation(connection, [group[at].item for at in places])
+        for at, result in zip(places, returned, strict=True):
+            results[at] = result
+    return results
 
 
 def _open_turn(url: sa.URL) -> int:

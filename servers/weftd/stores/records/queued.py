@@ -14,10 +14,12 @@ import structlog
 from weft.v1 import error_reason_pb2
 from weftd.errors import ResourceExhausted
 
-__all__ = ["Operation", "OperationQueue", "Queued", "deliver"]
+__all__ = ["BatchOperation", "Operation", "OperationQueue", "Queued", "deliver"]
 
 T = TypeVar("T")
+P = TypeVar("P")
 Operation = Callable[[sa.Connection], T]
+BatchOperation = Callable[[sa.Connection, Sequence[P]], Sequence[T]]
 
 _LIMIT = 10_000
 
@@ -26,9 +28,10 @@ log = structlog.get_logger()
 
 @dataclass(slots=True)
 class Queued:
-    """What to run, where its result goes, and whether it must outlive a power cut."""
+    """What to run on which item, where its result goes, and whether it must outlive a power cut."""
 
-    operation: Operation[Any]
+    operation: BatchOperation[Any, Any]
+    item: Any
     durable: bool
     loop: asyncio.AbstractEventLoop
     future: asyncio.Future[Any]
@@ -45,8 +48,8 @@ class OperationQueue:
         """How many wait; for any thread."""
         return self._queue.qsize()
 
-    def put(self, operation: Operation[T], durable: bool = False) -> asyncio.Future[T]:
-        """What becomes the operation's result. ResourceExhausted where the queue is full."""
+    def put(self, operation: BatchOperation[P, T], item: P, durable: bool = False) -> asyncio.Future[T]:
+        """What becomes the item's result. ResourceExhausted where the queue is full."""
         if self._queue.qsize() >= _LIMIT:
             raise ResourceExhausted(
                 error_reason_pb2.ERROR_REASON_OVERLOADED,
@@ -54,7 +57,7 @@ class OperationQueue:
             )
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
-        self._queue.put(Queued(operation, durable, loop, future))
+        self._queue.put(Queued(operation, item, durable, loop, future))
         return future
 
     def groups(self, most: Callable[[], int]) -> Iterator[list[Queued]]:

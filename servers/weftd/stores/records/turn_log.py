@@ -1,7 +1,7 @@
 """The events of turns: written in order by one writer, read again, and closed with the answer.
 
 A writer names the `seq` it goes on from; where that is no longer the last one, or the turn is another
-worker's, it has lost the turn.
+worker's, it has lost the turn. Many turns are written to at once: a statement is for all of them.
 """
 
 from __future__ import annotations
@@ -13,16 +13,34 @@ import sqlalchemy as sa
 
 from weft.v1.chat_pb2 import ChatEvent
 from weft.v1.common_pb2 import Reference
-from weftd.stores.records.conversation_tables import answer_references, messages, turn_events, turns
-from weftd.stores.records.statement import Statement
+from weftd.stores.records.conversation_tables import turn_events, turns
+from weftd.stores.records.statement import RowsStatement, Statement
 
-__all__ = ["End", "append", "close_ownerless", "end", "events_after", "text_so_far"]
+__all__ = ["Append", "End", "append", "close_ownerless", "end", "events_after", "text_so_far"]
+
+
+@dataclass(frozen=True, slots=True)
+class Append:
+    """The events, one at least, that `worker` has for its turn after `after_seq`."""
+
+    turn_id: int
+    worker: str
+    after_seq: int
+    events: Sequence[ChatEvent]
+
+    @property
+    def last_seq(self) -> int:
+        return self.events[-1].seq
 
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """How a turn ended: "complete", "cancelled", "interrupted" or "failed", and what is kept of it."""
+    """A turn's last events, how it ended, and what is kept of it.
 
+    `status` is "complete", "cancelled", "interrupted" or "failed".
+    """
+
+    last: Append
     status: str
     text: str
     references: Sequence[Reference]
@@ -30,20 +48,37 @@ class End:
 
 
 _OWN = (
-    sa.update(turns)
-    .where(
-        turns.c.turn_id == sa.bindparam("of_turn"),
-        turns.c.owner == sa.bindparam("of_worker"),
-        turns.c.status == sa.text("'running'"),
-        turns.c.last_seq == sa.bindparam("after_seq"),
-    )
-    .values(last_seq=sa.bindparam("new_seq"))
+    " FROM (VALUES {rows}) AS v WHERE turns.turn_id = v.column1 AND turns.owner = v.column2"
+    " AND turns.status = 'running' AND turns.last_seq = v.column3"
 )
-_ADVANCE = Statement(_OWN)
-_END = Statement(
-    _OWN.where(turns.c.tenant == sa.bindparam("of_tenant"))
-    .values(status=sa.bindparam("new_status"), ended_at_ms=sa.bindparam("at_ms"))
-    .returning(turns.c.conversation_id, turns.c.request_id, turns.c.position)
+_ADVANCE = RowsStatement("UPDATE turns SET last_seq = v.column4" + _OWN, "(?, ?, ?, ?)")
+_END = RowsStatement(
+    "UPDATE turns SET last_seq = v.column4, status = v.column5, ended_at_ms = v.column6" + _OWN,
+    "(?, ?, ?, ?, ?, ?)",
+)
+_STORED = RowsStatement(
+    "SELECT turns.turn_id FROM (VALUES {rows}) AS v JOIN turns ON turns.turn_id = v.column1"
+    " AND turns.owner = v.column2 AND turns.last_seq = v.column3",
+    "(?, ?, ?)",
+)
+# What a commit of unknown outcome has stored already is left as it is.
+_INSERT_EVENTS = RowsStatement(
+    "INSERT INTO turn_events (turn_id, seq, data) VALUES {rows} ON CONFLICT DO NOTHING", "(?, ?, ?)"
+)
+_INSERT_ANSWERS = RowsStatement(
+    "INSERT INTO messages"
+    " (tenant, conversation_id, position, created_at_ms, role, content, request_id, status)"
+    " SELECT t.tenant, t.conversation_id, t.position, v.column2, 'assistant', v.column3, t.request_id,"
+    " t.status"
+    " FROM (VALUES {rows}) AS v, turns AS t WHERE t.turn_id = v.column1 ON CONFLICT DO NOTHING",
+    "(?, ?, ?)",
+)
+_INSERT_REFERENCES = RowsStatement(
+    "INSERT INTO answer_references"
+    " (tenant, conversation_id, position, number, dataset_id, document_id, data)"
+    " SELECT t.tenant, t.conversation_id, t.position, v.column2, v.column3, v.column4, v.column5"
+    " FROM (VALUES {rows}) AS v, turns AS t WHERE t.turn_id = v.column1 ON CONFLICT DO NOTHING",
+    "(?, ?, ?, ?, ?)",
 )
 _EVENTS = Statement(
     sa.select(turn_events.c.data)
@@ -51,57 +86,40 @@ _EVENTS = Statement(
     .order_by(turn_events.c.seq)
     .limit(sa.bindparam("most"))
 )
-_INSERT_EVENTS = Statement(sa.insert(turn_events))
-_INSERT_MESSAGES = Statement(sa.insert(messages))
-_INSERT_REFERENCES = Statement(sa.insert(answer_references))
 
 
-def append(
-    connection: sa.Connection, turn_id: int, worker: str, after_seq: int, events: Sequence[ChatEvent]
-) -> bool:
-    """Stores the events that follow `after_seq`. False: the turn is no longer this worker's.
+def append(connection: sa.Connection, appends: Sequence[Append]) -> list[bool]:
+    """Stores events of turns, each turn once. False: it is no longer this worker's.
 
     Calling it again with the same events, after a commit of unknown outcome, changes nothing.
     """
-    last = events[-1].seq
-    moved = _ADVANCE.count(
-        connection, {"of_turn": turn_id, "of_worker": worker, "after_seq": after_seq, "new_seq": last}
-    )
-    if not moved:
-        return _was_stored(connection, turn_id, worker, last)
-    _store_events(connection, turn_id, events)
-    return True
+    rows = [(each.turn_id, each.worker, each.after_seq, each.last_seq) for each in appends]
+    return _store(connection, appends, _ADVANCE.count(connection, rows))
 
 
-def end(
-    connection: sa.Connection,
-    tenant: str,
-    turn_id: int,
-    worker: str,
-    after_seq: int,
-    events: Sequence[ChatEvent],
-    ending: End,
-) -> bool:
-    """Stores a turn's last events, its answer and what it rests on, in one commit. Otherwise as `append`."""
-    last = events[-1].seq
-    place = _END.first(
-        connection,
-        {
-            "of_tenant": tenant,
-            "of_turn": turn_id,
-            "of_worker": worker,
-            "after_seq": after_seq,
-            "new_seq": last,
-            "new_status": ending.status,
-            "at_ms": ending.now_ms,
-        },
-    )
-    if place is None:
-        return _was_stored(connection, turn_id, worker, last)
-    _store_events(connection, turn_id, events)
-    conversation_id, request_id, position = place
-    _store_answer(connection, tenant, conversation_id, request_id, position, ending)
-    return True
+def end(connection: sa.Connection, ends: Sequence[End]) -> list[bool]:
+    """Stores the last events of turns, their answers and what these rest on. Otherwise as `append`."""
+    rows = [
+        (
+            each.last.turn_id,
+            each.last.worker,
+            each.last.after_seq,
+            each.last.last_seq,
+            each.status,
+            each.now_ms,
+        )
+        for each in ends
+    ]
+    kept = _store(connection, [each.last for each in ends], _END.count(connection, rows))
+    own = [each for each, is_kept in zip(ends, kept, strict=True) if is_kept]
+    _INSERT_ANSWERS.count(connection, [(each.last.turn_id, each.now_ms, each.text) for each in own])
+    references = [
+        (each.last.turn_id, quoted.id, quoted.dataset_id, quoted.document_id, quoted.SerializeToString())
+        for each in own
+        for quoted in each.references
+    ]
+    _INSERT_REFERENCES.count(connection, references)
+    return kept
 
 
 def close_ownerless(
@@ -128,8 +146,9 @@ def close_ownerless(
     if last_seq is None:
         return False
     event.seq = last_seq + 1
-    ending = End(status, text_so_far(connection, turn_id), (), now_ms)
-    return end(connection, tenant, turn_id, "", last_seq, [event], ending)
+    last = Append(turn_id, "", last_seq, [event])
+    (ended,) = end(connection, [End(last, status, text_so_far(connection, turn_id), (), now_ms)])
+    return ended
 
 
 def events_after(connection: sa.Connection, turn_id: int, after_seq: int, most: int) -> list[ChatEvent]:
@@ -146,43 +165,18 @@ def text_so_far(connection: sa.Connection, turn_id: int) -> str:
     return "".join(ChatEvent.FromString(data).content for (data,) in rows)
 
 
-def _was_stored(connection: sa.Connection, turn_id: int, worker: str, last: int) -> bool:
-    row = connection.execute(
-        sa.select(turns.c.turn_id).filter_by(turn_id=turn_id, owner=worker, last_seq=last)
-    ).first()
-    return row is not None
-
-
-def _store_events(connection: sa.Connection, turn_id: int, events: Sequence[ChatEvent]) -> None:
-    _INSERT_EVENTS.many(
-        connection,
-        [{"turn_id": turn_id, "seq": event.seq, "data": event.SerializeToString()} for event in events],
-    )
-
-
-def _store_answer(
-    connection: sa.Connection, tenant: str, conversation_id: str, request_id: str, position: int, ending: End
-) -> None:
-    place = {"tenant": tenant, "conversation_id": conversation_id, "position": position}
-    answer = {
-        **place,
-        "created_at_ms": ending.now_ms,
-        "role": "assistant",
-        "content": ending.text,
-        "request_id": request_id,
-        "status": ending.status,
-    }
-    _INSERT_MESSAGES.many(connection, [answer])
-    _INSERT_REFERENCES.many(
-        connection,
-        [
-            {
-                **place,
-                "number": reference.id,
-                "dataset_id": reference.dataset_id,
-                "document_id": reference.document_id,
-                "data": reference.SerializeToString(),
-            }
-            for reference in ending.references
-        ],
-    )
+def _store(connection: sa.Connection, appends: Sequence[Append], advanced: int) -> list[bool]:
+    """Stores the events of those turns that stand at the last of them; so many were just brought there."""
+    kept = [True] * len(appends)
+    if advanced < len(appends):
+        rows = [(each.turn_id, each.worker, each.last_seq) for each in appends]
+        own = {turn_id for (turn_id,) in _STORED.all(connection, rows)}
+        kept = [each.turn_id in own for each in appends]
+    events = [
+        (each.turn_id, event.seq, event.SerializeToString())
+        for each, is_kept in zip(appends, kept, strict=True)
+        if is_kept
+        for event in each.events
+    ]
+    _INSERT_EVENTS.count(connection, events)
+    return kept
