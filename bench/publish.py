@@ -3,8 +3,9 @@
     python -m bench.publish
 
 Two models without torch, whose answers are a function of their version's files: one that answers calls, 50 a
-second, and a decoupled one, of which 32 streams are open at any time. 100 versions of each are published over
-ModelService into one real Triton, one after the other, the two models side by side.
+second, and a language model with the tensors of `triton_models/llm`, of which 32 streams of `Generate` are
+open at any time. 100 versions of each are published over ModelService into one real Triton, one after the
+other, the two models side by side.
 """
 
 from __future__ import annotations
@@ -17,18 +18,53 @@ from pathlib import Path
 from statistics import median
 from typing import Final
 
+import grpc
 import numpy as np
 import structlog
 
-from tests.servers.model_versions import Versions, archive, letters, number, serving, write_models
+from tests.servers.model_versions import NUMBER_CONFIG, Versions, archive, number, serving
 from tests.servers.triton import RunningTriton, running_triton
+from weft.v1.common_pb2 import Message
+from weft.v1.models_pb2 import GenerateRequest
 from weftd.errors import WeftError
+from weftd.triton.repository import SOURCE
 
 VERSIONS: Final = 100
 STREAMS: Final = 32
 CALLS_PER_S: Final = 50
-ANSWERS: Final = 60
-PAUSE_MS: Final = 50
+PIECES: Final = 60
+
+# The text of version N is "N N N …", as many as MAX_TOKENS, one each 50 ms.
+_WRITER: Final = """import threading, time
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+
+def answer(text, finish_reason, written):
+    return pb_utils.InferenceResponse([
+        pb_utils.Tensor("TEXT", np.array([text.encode()], object)),
+        pb_utils.Tensor("FINISH_REASON", np.array([finish_reason.encode()], object)),
+        pb_utils.Tensor("PROMPT_TOKENS", np.array([1], np.int32)),
+        pb_utils.Tensor("COMPLETION_TOKENS", np.array([written], np.int32)),
+    ])
+
+
+class TritonPythonModel:
+    def execute(self, requests):
+        for request in requests:
+            threading.Thread(target=self.write, args=(request,), daemon=True).start()
+
+    def write(self, request):
+        sender = request.get_response_sender()
+        most = pb_utils.get_input_tensor_by_name(request, "MAX_TOKENS")
+        most = int(most.as_numpy()[0]) if most else 1
+        for written in range(most):
+            if sender.is_cancelled():
+                break
+            sender.send(answer("{code} ", "", written))
+            time.sleep(0.05)
+        sender.send(answer("", "length", most), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+"""
 
 _BAD: Final = ("calls failed", "streams cut", "streams short", "streams mixed", "wrong version")
 
@@ -38,28 +74,29 @@ class Load:
 
     def __init__(self, versions: Versions) -> None:
         self._triton = versions.triton
+        self._models, self._token = versions.stub, versions.member
         self.seen: Counter[str] = Counter()
         self.spans: set[int] = set()
         self.ended = asyncio.Event()
-        self.open = 0
 
     async def stream(self) -> None:
         """One after the other, until the end; the last one is read to its end."""
-        inputs = {"N": np.array([ANSWERS], np.int32), "PAUSE_MS": np.array([PAUSE_MS], np.float32)}
+        question = Message(role="user", content="Which version are you?")
+        request = GenerateRequest(messages=[question], max_tokens=PIECES)
         while not self.ended.is_set():
-            said: list[tuple[int, int]] = []
-            self.open += 1
+            said, version = "", ""
             try:
-                async for answer in self._triton.stream("letters", inputs):
-                    said += [(int(answer.outputs["CODE"][0]), int(answer.version))]
-            except WeftError as error:
+                async for event in self._models.Generate(request, metadata=self._token):
+                    said += event.content
+                    version = event.model_version
+            except grpc.aio.AioRpcError as error:
                 self.seen["streams cut"] += 1
-                print("cut:", error.message, error.metadata)
-            self.open -= 1
+                print("cut:", error.code().name, error.details())
+            pieces = said.split()
             self.seen["streams"] += 1
-            self.seen["streams short"] += len(said) != ANSWERS
-            self.seen["streams mixed"] += len(set(said)) != 1
-            self.seen["wrong version"] += any(code != version for code, version in said)
+            self.seen["streams short"] += len(pieces) != PIECES
+            self.seen["streams mixed"] += len(set(pieces)) != 1
+            self.seen["wrong version"] += set(pieces) != {version}
 
     async def calls(self) -> None:
         """At a fixed rate, answered or not."""
@@ -84,12 +121,26 @@ class Load:
         self.seen["wrong version"] += int(answer.outputs["CODE"][0]) != int(answer.version)
 
 
+def code(model: str, version: int) -> bytes:
+    """The file `model.py` of a version."""
+    return number(version) if model == "number" else _WRITER.replace("{code}", str(version)).encode()
+
+
+def write_models(directory: Path) -> Path:
+    """A repository with both models, and their version 1."""
+    language_model = (SOURCE / "llm" / "config.pbtxt").read_text()
+    for model, config in (("number", NUMBER_CONFIG), ("llm", language_model)):
+        (directory / model / "1").mkdir(parents=True)
+        (directory / model / "config.pbtxt").write_text(config)
+        (directory / model / "1" / "model.py").write_bytes(code(model, 1))
+    return directory
+
+
 async def publish(versions: Versions, model: str, took_s: list[float]) -> None:
     """VERSIONS of a model, and that each answers the next call."""
-    code = number if model == "number" else letters
     for version in range(2, VERSIONS + 2):
         began_s = time.perf_counter()
-        done = await versions.publish(model, archive({"model.py": code(version)}))
+        done = await versions.publish(model, archive({"model.py": code(model, version)}))
         took_s.append(time.perf_counter() - began_s)
         assert done.version == version, done
         if model == "number":
@@ -97,14 +148,14 @@ async def publish(versions: Versions, model: str, took_s: list[float]) -> None:
 
 
 async def measure(server: RunningTriton, directory: Path) -> int:
-    async with serving(server, directory) as versions:
+    async with serving(server, directory, llm=True) as versions:
         load, took_s = Load(versions), list[float]()
         tasks = [asyncio.create_task(load.stream()) for _ in range(STREAMS)]
         tasks.append(asyncio.create_task(load.calls()))
         began_s = time.perf_counter()
         try:
             async with asyncio.TaskGroup() as group:
-                for model in ("number", "letters"):
+                for model in ("number", "llm"):
                     group.create_task(publish(versions, model, took_s))
         finally:
             load.ended.set()
@@ -122,7 +173,7 @@ def _processes_left(server: RunningTriton) -> int:
     """Of the two models; those of old versions end a second after their last stream."""
     give_up_at = time.monotonic() + 10
     while True:
-        left = len(server.stubs("number")) + len(server.stubs("letters"))
+        left = len(server.stubs("number")) + len(server.stubs("llm"))
         if left == 2 or time.monotonic() > give_up_at:
             return left
         time.sleep(0.1)

@@ -16,9 +16,11 @@ from tests.servers.triton import RunningTriton
 from weft.v1 import models_pb2 as pb
 from weft.v1 import models_pb2_grpc
 from weftd.inference.triton.client import Triton
+from weftd.inference.triton.generator import TritonGenerator
 from weftd.keys import ensure_keys
 from weftd.models.extractive.model import ExtractiveModel
 from weftd.models.port import ModelRegistry
+from weftd.models.served import ServedModel
 from weftd.models.service import ModelService
 from weftd.models.versions.archive import ArchiveLimits
 from weftd.models.versions.publishing import Publishing
@@ -192,14 +194,15 @@ def publishing_at(
 
 @asynccontextmanager
 async def serving(
-    server: RunningTriton, directory: Path, limits: TrialLimits | None = None
+    server: RunningTriton, directory: Path, limits: TrialLimits | None = None, *, llm: bool = False
 ) -> AsyncIterator[Versions]:
-    """ModelService with `publishing` over `server`."""
+    """ModelService with `publishing` over `server`; its model `llm` is the one that writes, or none."""
     keys = directory / "jwks.json"
     ensure_keys(keys)
     triton, drain = Triton(server.address), Drain(grace_s=1)
     publishing = publishing_at(triton, server.repository, directory / "work", drain, limits)
-    service = ModelService(ModelRegistry([ExtractiveModel()]), publishing)
+    model = ServedModel(TritonGenerator(triton), "triton") if llm else ExtractiveModel()
+    service = ModelService(ModelRegistry([model]), publishing)
     verifier = TokenVerifier(issuer="weft", audience="weft", jwks_file=keys)
     name = "weft.v1.ModelService"
     add = models_pb2_grpc.add_ModelServiceServicer_to_server

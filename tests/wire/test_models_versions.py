@@ -242,6 +242,10 @@ async def test_only_operators(versions: Versions) -> None:
         ([pb.PublishModelRequest(model="../number")], ("INVALID_ARGUMENT", "INVALID_FIELD")),
         ([pb.PublishModelRequest(model="number--check-1")], ("INVALID_ARGUMENT", "INVALID_FIELD")),
         ([pb.PublishModelRequest(model="n" * 65)], ("INVALID_ARGUMENT", "INVALID_FIELD")),
+        (
+            [pb.PublishModelRequest(model="number"), pb.PublishModelRequest()],
+            ("INVALID_ARGUMENT", "INVALID_FIELD"),
+        ),
         ([pb.PublishModelRequest(model="nobody")], ("NOT_FOUND", "MODEL_NOT_FOUND")),
         (
             [pb.PublishModelRequest(model="number", data=b"x"), pb.PublishModelRequest(model="letters")],

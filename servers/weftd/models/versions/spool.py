@@ -34,6 +34,9 @@ async def spool(messages: AsyncIterable[PublishModelRequest], file: Path, limit_
                 raise InvalidArgument({"model": "belongs into the first message only"})
             if len(message.data) > _PIECE_LIMIT_BYTES:
                 raise InvalidArgument({"data": "is longer than 1 MiB: send it in pieces"})
+            if not message.data and not is_first:
+                # A client that sends nothing keeps others from publishing this model.
+                raise InvalidArgument({"data": "is empty: send a piece of the tar file, or half-close"})
             is_first = False
             gathered += message.data
             size += len(message.data)
