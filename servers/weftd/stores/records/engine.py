@@ -62,6 +62,9 @@ class Records:
         self._sqlite = self.url.get_backend_name() == "sqlite"
         readers = _SQLITE_READERS if self._sqlite else _READERS
         self._engine = _make_engine(self.url, readers + 1)
+        self._durable = self._engine
+        if self._sqlite:
+            self._durable = _make_engine(self.url, 1, synchronous="FULL")
         self._turn = _open_turn(self.url) if self._sqlite else None
         self._writes, self._reads = OperationQueue(), OperationQueue()
         self._writer = threading.Thread(target=self._write_groups, name="records-write", daemon=True)
@@ -125,6 +128,7 @@ class Records:
         for thread in (self._writer, *self._readers):
             thread.join()
         self._engine.dispose()
+        self._durable.dispose()
         if self._turn is not None:
             os.close(self._turn)
 
@@ -187,18 +191,11 @@ class Records:
         return [result for write in group for result in self._commit([write])]
 
     def _transact(self, group: Sequence[Queued]) -> list[Any]:
-        durable = self._sqlite and any(write.durable for write in group)
-        with self._engine.connect() as connection:
-            if durable:
-                _set_synchronous(connection, "FULL")
-            try:
-                with connection.begin():
-                    if self._sqlite:
-                        _BEGIN.all(connection, {})
-                    return _run_batches(connection, group)
-            finally:
-                if durable and not connection.invalidated:
-                    _set_synchronous(connection, "NORMAL")
+        engine = self._durable if any(write.durable for write in group) else self._engine
+        with engine.connect() as connection, connection.begin():
+            if self._sqlite:
+                _BEGIN.all(connection, {})
+            return _run_batches(connection, group)
 
     def _translate(self, error: DBAPIError) -> Exception:
         lost = error.connection_invalidated or isinstance(error, OperationalError | InterfaceError)
@@ -230,12 +227,7 @@ def _open_turn(url: sa.URL) -> int:
     return os.open(f"{url.database}-turn", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
 
-def _set_synchronous(connection: sa.Connection, level: str) -> None:
-    connection.exec_driver_sql(f"PRAGMA synchronous={level}")
-    connection.rollback()
-
-
-def _make_engine(url: sa.URL, connections: int) -> sa.Engine:
+def _make_engine(url: sa.URL, connections: int, *, synchronous: str = "NORMAL") -> sa.Engine:
     if url.get_backend_name() != "sqlite":
         return sa.create_engine(
             url,
@@ -260,6 +252,8 @@ def _make_engine(url: sa.URL, connections: int) -> sa.Engine:
             "check_same_thread": False,
             "isolation_level": None,
             "timeout": _BUSY_TIMEOUT_S,
+            # A statement for so and so many rows is one of its own.
+            "cached_statements": 1_000,
         },
     )
 
@@ -267,7 +261,12 @@ def _make_engine(url: sa.URL, connections: int) -> sa.Engine:
     def configure(connection: Any, _record: Any) -> None:
         cursor = connection.cursor()
         # What is deleted is overwritten: people ask for every trace to go.
-        for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON", "secure_delete=ON"):
+        for pragma in (
+            "journal_mode=WAL",
+            f"synchronous={synchronous}",
+            "foreign_keys=ON",
+            "secure_delete=ON",
+        ):
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
 
