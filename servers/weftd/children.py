@@ -1,14 +1,42 @@
-"""Processes of ours that nobody supervises."""
+"""What all who run a process of their own need."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 import signal
+import time
 from asyncio.subprocess import Process
+from typing import Final
 
-__all__ = ["kill_group"]
+__all__ = ["RestartPause", "kill_group"]
+
+_FIRST_PAUSE_S: Final = 0.1
+_LONGEST_PAUSE_S: Final = 10.0
+# A process that has run for so long is started again at once.
+_STABLE_S: Final = 5.0
+
+
+class RestartPause:
+    """The back-off between the end of a process and its next start."""
+
+    def __init__(self) -> None:
+        self._pause_s = _FIRST_PAUSE_S
+        self._since = math.inf
+
+    def started(self) -> None:
+        """It runs, and does its work, from now on."""
+        self._since = time.monotonic()
+
+    def ended(self) -> float:
+        """The seconds to wait before its next start: twice as many each time, unless it ran for a while."""
+        if time.monotonic() - self._since > _STABLE_S:
+            self._pause_s = _FIRST_PAUSE_S
+        self._since = math.inf
+        pause_s, self._pause_s = self._pause_s, min(2 * self._pause_s, _LONGEST_PAUSE_S)
+        return pause_s
 
 
 async def kill_group(process: Process) -> None:

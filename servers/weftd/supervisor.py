@@ -9,19 +9,18 @@ import os
 import signal
 import socket
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
 import structlog
 
+from weftd.children import RestartPause
+
 __all__ = ["Child", "ChildFailed", "announce_ready", "die_with_parent"]
 
 _READY_FD = "WEFT_READY_FD"
 _PR_SET_PDEATHSIG = 1
-_BACKOFF_MAX_S = 10.0
-_STABLE_S = 30.0
 
 log = structlog.get_logger()
 
@@ -135,16 +134,14 @@ class Child:
 
     async def keep(self) -> None:
         """Starts the child again whenever it ends, with back-off. Ends only when cancelled."""
-        wait_s = 0.1
+        pause = RestartPause()
         while True:
             assert self._process is not None
-            started = time.monotonic()
+            pause.started()
             code = await self._process.wait()
-            if time.monotonic() - started > _STABLE_S:
-                wait_s = 0.1
+            wait_s = pause.ended()
             log.warning("child_ended", child=self.name, code=code, restart_in_s=wait_s)
             await asyncio.sleep(wait_s)
-            wait_s = min(wait_s * 2, _BACKOFF_MAX_S)
             try:
                 await self.start()
             except ChildFailed as error:

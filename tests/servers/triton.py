@@ -53,8 +53,10 @@ class RunningTriton:
 
 
 def _model(stub: psutil.Process) -> str:
-    """Its first argument is …/MODEL/VERSION/model.py."""
-    return Path(stub.cmdline()[1]).parts[-3]
+    """Its first argument is …/MODEL/VERSION/model.py; one that has just ended has none."""
+    with contextlib.suppress(psutil.NoSuchProcess, IndexError):
+        return Path(stub.cmdline()[1]).parts[-3]
+    return ""
 
 
 def need_triton() -> Installation:

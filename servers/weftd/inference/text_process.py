@@ -19,7 +19,7 @@ from weft.v1.error_reason_pb2 import (
     ERROR_REASON_MODEL_UNAVAILABLE,
     ERROR_REASON_OVERLOADED,
 )
-from weftd.children import kill_group
+from weftd.children import RestartPause, kill_group
 from weftd.errors import DeadlineExceeded, ResourceExhausted, Unavailable, WeftError
 from weftd.inference.model_code import MODELS
 from weftd.inference.port import TextPiece, TextRequest
@@ -34,8 +34,6 @@ _LINE_BYTES: Final = 1 << 22
 _START_LIMIT_S: Final = 30.0
 # It says something each second; the machine may be very busy.
 _SILENCE_LIMIT_S: Final = 10.0
-_BACKOFF_S: Final = (0.1, 10.0)
-_STABLE_S: Final = 30.0
 # The child gets no more of our environment, in which there may be keys.
 _ENVIRONMENT: Final = ("PATH", "LD_LIBRARY_PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "CUDA_VISIBLE_DEVICES")
 
@@ -67,6 +65,7 @@ class TextProcess:
         self._ready = asyncio.Event()
         self._failed = ""
         self._opened = False
+        self._pause = RestartPause()
         self._keeping: asyncio.Task[None] | None = None
 
     @property
@@ -131,10 +130,7 @@ class TextProcess:
 
     async def _keep(self) -> None:
         """Runs the process, again and again. ModelNotLoaded where one ends before `open` has returned."""
-        clock = asyncio.get_running_loop().time
-        wait_s = _BACKOFF_S[0]
         while True:
-            began = clock()
             self._failed = ""
             try:
                 await self._run()
@@ -142,11 +138,9 @@ class TextProcess:
                 self._failed = f"{self._python} cannot be run ({error}). Run `make llm`."
             if not self._opened:
                 raise ModelNotLoaded(self._failed)
-            if clock() - began > _STABLE_S:
-                wait_s = _BACKOFF_S[0]
+            wait_s = self._pause.ended()
             _log.error("llm_ended", model_id=self.name, why=self._failed, restart_in_s=wait_s)
             await asyncio.sleep(wait_s)
-            wait_s = min(2 * wait_s, _BACKOFF_S[1])
 
     async def _run(self) -> None:
         environment = {key: os.environ[key] for key in _ENVIRONMENT if key in os.environ}
@@ -194,6 +188,7 @@ class TextProcess:
             case {"ready": context}:
                 _log.info("llm_loaded", model_id=self.name, context=context)
                 self._ready.set()
+                self._pause.started()
             case {"failed": why}:
                 self._failed = str(why)
             case {"counts": counts}:

@@ -18,6 +18,7 @@ from typing import Self
 import psutil
 import structlog
 
+from weftd.children import RestartPause
 from weftd.envoy.config import Endpoint
 from weftd.errors import WeftError
 from weftd.inference.triton.client import Triton
@@ -36,10 +37,6 @@ _POLL_S = 0.02
 # A model may read weights and compile before its stub answers.
 _STUB_LIMIT_S = 300
 _EXIT_LIMIT_S = 5
-_BACKOFF_MIN_S = 0.1
-_BACKOFF_MAX_S = 10.0
-# A server that has served so long is started again at once.
-_STABLE_S = 5.0
 # A file in /dev/shm is made a moment before the stub that it is for.
 _NEW_S = 30.0
 
@@ -157,17 +154,15 @@ class TritonProcess:
 
     async def keep(self) -> None:
         """Starts Triton again whenever it ends, with back-off. Ends only when cancelled."""
-        wait_s = _BACKOFF_MIN_S
+        pause = RestartPause()
         while True:
-            started = time.monotonic()
+            pause.started()
             code = await self._guardian.wait()
             self._is_ready = False
-            if time.monotonic() - started > _STABLE_S:
-                wait_s = _BACKOFF_MIN_S
+            wait_s = pause.ended()
             RESTARTED.inc()
             log.warning("triton_ended", code=code, restart_in_s=wait_s)
             await asyncio.sleep(wait_s)
-            wait_s = min(wait_s * 2, _BACKOFF_MAX_S)
             try:
                 await asyncio.to_thread(self._prepare)
                 await self._spawn()

@@ -16,8 +16,8 @@ if int(np.__version__.partition(".")[0]) >= 2:
 
 from .causal import Asked, Busy, Causal, Failed, Piece, Refused
 
-# A cancel waits so long to be heard, apart from the time of a token: once for each open text and once more, for
-# to ask for one takes Triton 0.1 ms.
+# A cancel waits so long to be heard, apart from the time of a token: once for each open text and once more.
+# To ask for one takes Triton 0.1 ms.
 _POLL_S = 0.001
 _MOST_POLL_S = 0.005
 _METRICS_S = 0.1
