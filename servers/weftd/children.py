@@ -15,14 +15,16 @@ __all__ = ["RestartPause", "kill_group"]
 
 _FIRST_PAUSE_S: Final = 0.1
 _LONGEST_PAUSE_S: Final = 10.0
-# A process that has run for so long is started again at once.
-_STABLE_S: Final = 5.0
 
 
 class RestartPause:
-    """The back-off between the end of a process and its next start."""
+    """The back-off between the end of a process and its next start.
 
-    def __init__(self) -> None:
+    One that ran for `stable_s` is started again at once: more than it takes to find that it froze.
+    """
+
+    def __init__(self, stable_s: float = 30.0) -> None:
+        self._stable_s = stable_s
         self._pause_s = _FIRST_PAUSE_S
         self._since = math.inf
 
@@ -32,7 +34,7 @@ class RestartPause:
 
     def ended(self) -> float:
         """The seconds to wait before its next start: twice as many each time, unless it ran for a while."""
-        if time.monotonic() - self._since > _STABLE_S:
+        if time.monotonic() - self._since > self._stable_s:
             self._pause_s = _FIRST_PAUSE_S
         self._since = math.inf
         pause_s, self._pause_s = self._pause_s, min(2 * self._pause_s, _LONGEST_PAUSE_S)

@@ -75,7 +75,7 @@ async def finish(
         ChatEvent(type="refs", references=references, seq=2),
         ChatEvent(type="done", seq=3),
     ]
-    ending = End(Append(turn_id, "w1", 0, events), "complete", text, references, NOW)
+    ending = End("acme", Append(turn_id, "w1", 0, events), "complete", text, references, NOW)
     assert await records.write_batched(turn_log.end, ending)
     assert await records.write_batched(turn_log.end, ending), "the same commit again changes nothing"
 
@@ -152,6 +152,7 @@ async def test_many_turns_at_once_each_get_their_own_answer(records: Records) ->
     assert kept == [bool(n % 2) for n in running]
     endings = [
         End(
+            "acme",
             Append(turn_id, "w1", 1, [delta(2)]),
             "complete",
             f"a{n}",

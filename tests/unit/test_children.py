@@ -12,7 +12,7 @@ from weftd.children import RestartPause
 def test_a_process_that_keeps_ending_waits_longer_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
-    pause = RestartPause()
+    pause = RestartPause(5.0)
     waited = []
     for _ in range(9):
         pause.started()

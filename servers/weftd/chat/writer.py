@@ -188,22 +188,22 @@ class TurnWriter:
         text = "".join([*turn.text, *(event.content for event in events)])
         events = [*events, *ending.events]
         last = Append(turn.turn_id, self._worker, after_seq, events)
-        end = _Ended(turn.key.tenant, End(last, ending.status, text, ending.references, _now_ms()))
+        end = End(turn.key.tenant, last, ending.status, text, ending.references, _now_ms())
         if await self._store(self._end_turns, end, durable=True):
             turn.commit(events, State.ENDED)
         else:
             turn.leave(State.ELSEWHERE)
 
-    def _end_turns(self, connection: sa.Connection, ended: Sequence[_Ended]) -> list[bool]:
+    def _end_turns(self, connection: sa.Connection, ends: Sequence[End]) -> list[bool]:
         """A document that was deleted while an answer was written leaves no trace in it."""
         quoted: dict[str, set[str]] = defaultdict(set)
-        for each in ended:
-            quoted[each.tenant].update(reference.document_id for reference in each.end.references)
+        for end in ends:
+            quoted[end.tenant].update(reference.document_id for reference in end.references)
         live = {
             tenant: self._live_documents(connection, tenant, ids) if ids else ()
             for tenant, ids in quoted.items()
         }
-        return turn_log.end(connection, [_with_live(each.end, live[each.tenant]) for each in ended])
+        return turn_log.end(connection, [_with_live(end, live[end.tenant]) for end in ends])
 
     async def _store(self, operation: BatchOperation[P, bool], item: P, *, durable: bool = False) -> bool:
         """Commits, and waits for a store that does not answer. Both operations may be repeated."""
@@ -218,14 +218,6 @@ class TurnWriter:
                     raise
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, 1.0)
-
-
-@dataclass(frozen=True, slots=True)
-class _Ended:
-    """A turn's end, and whose it is."""
-
-    tenant: str
-    end: End
 
 
 def _with_live(end: End, live: Collection[str]) -> End:

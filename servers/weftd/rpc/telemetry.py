@@ -57,7 +57,7 @@ def configure_logging(level: str = "info", *, service: str = "") -> None:
 
 def _to_json(event: MutableMapping[str, Any], default: Callable[[Any], Any]) -> bytes:
     try:
-        return orjson.dumps(event, default=default)
+        return orjson.dumps(event, default=default, option=orjson.OPT_PASSTHROUGH_DATACLASS)
     except TypeError:  # half a character, as in a file name that is no UTF-8, or a very long number
         return json.dumps(event, default=default).encode()
 

@@ -37,6 +37,8 @@ _POLL_S = 0.02
 # A model may read weights and compile before its stub answers.
 _STUB_LIMIT_S = 300
 _EXIT_LIMIT_S = 5
+# A server that is killed again and again is back within its own load time, once it has served so long.
+_STABLE_S = 5.0
 # A file in /dev/shm is made a moment before the stub that it is for.
 _NEW_S = 30.0
 
@@ -154,7 +156,7 @@ class TritonProcess:
 
     async def keep(self) -> None:
         """Starts Triton again whenever it ends, with back-off. Ends only when cancelled."""
-        pause = RestartPause()
+        pause = RestartPause(_STABLE_S)
         while True:
             pause.started()
             code = await self._guardian.wait()

@@ -101,8 +101,9 @@ class Records:
     async def write_batched(self, operation: BatchOperation[P, T], item: P, *, durable: bool = False) -> T:
         """As `write`, for an operation on many items at once, which returns a result for each.
 
-        It is run once for the items of all callers that wait with the same operation, in the order in which
-        they came: a statement for many turns costs little more than one for a single turn.
+        It is run once for the items of all callers that wait with the same operation (an equal one: not a
+        `lambda` or `partial` made for the call), in the order in which they came: a statement for many turns
+        costs little more than one for a single turn.
         """
         return await self._writes.put(operation, item, durable)
 
@@ -253,7 +254,7 @@ def _make_engine(url: sa.URL, connections: int, *, synchronous: str = "NORMAL") 
             "isolation_level": None,
             "timeout": _BUSY_TIMEOUT_S,
             # A statement for so and so many rows is one of its own.
-            "cached_statements": 1_000,
+            "cached_statements": 256,
         },
     )
 

@@ -116,7 +116,8 @@ def begin(
         places = {news[at].conversation: at for at in reversed(waiting)}
         there = _there(connection, [news[at] for at in places.values()])
         asked = []
-        for conversation, at in places.items():
+        # In one order for all processes, or each waits for rows that the other holds.
+        for conversation, at in sorted(places.items()):
             in_the_way = _in_the_way(connection, news[at], there.get(conversation, []), interrupted, stale_ms)
             if in_the_way is None:
                 asked.append(_Asked(news[at], _said(connection, news[at])))
@@ -177,8 +178,6 @@ def _begin(
     connection: sa.Connection, asked: Sequence[_Asked], most_history: int
 ) -> dict[Conversation, Begun]:
     """Stores turns of different conversations with their questions, where no other turn runs there."""
-    # In one order for all processes, or each waits for rows that the other holds.
-    asked = sorted(asked, key=lambda each: each.new.conversation)
     answers_at = {
         (tenant, conversation_id): next_position - 1
         for tenant, conversation_id, next_position in _CONVERSATIONS.all(

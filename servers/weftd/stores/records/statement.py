@@ -16,8 +16,11 @@ __all__ = ["Row", "RowsStatement", "Statement"]
 
 Row: TypeAlias = tuple[Any, ...]
 
-# Both databases take 30,000 values in a statement and more.
-_MOST_ROWS = 1_000
+# The driver keeps a statement, with the values it last had, for each number of rows. So there are few of
+# those numbers, and much text goes row by row.
+_ANY_NUMBER = 16
+_MOST_ROWS = 512
+_MOST_TEXT = 1 << 16
 
 
 class Statement:
@@ -73,9 +76,22 @@ class RowsStatement:
 
     def _run(self, connection: sa.Connection, rows: Sequence[Row]) -> Iterator[tuple[list[Row], int]]:
         row = self._row if connection.dialect.name == "sqlite" else self._row.replace("?", "%s")
-        for chunk in (rows[at : at + _MOST_ROWS] for at in range(0, len(rows), _MOST_ROWS)):
+        for chunk in _chunks(rows):
             sql = self._sql.format(rows=", ".join([row] * len(chunk)))
             yield _execute(connection, sql, [value for values in chunk for value in values])
+
+
+def _chunks(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
+    at = 0
+    while at < len(rows):
+        left = min(len(rows) - at, _MOST_ROWS)
+        size = left if left <= _ANY_NUMBER else 1 << (left.bit_length() - 1)
+        chunk = rows[at : at + size]
+        texts = (value for values in chunk for value in values if isinstance(value, str | bytes))
+        if sum(map(len, texts)) > _MOST_TEXT:
+            chunk = rows[at : at + 1]
+        yield chunk
+        at += len(chunk)
 
 
 def _execute(

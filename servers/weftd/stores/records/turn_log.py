@@ -40,6 +40,7 @@ class End:
     `status` is "complete", "cancelled", "interrupted" or "failed".
     """
 
+    tenant: str
     last: Append
     status: str
     text: str
@@ -57,8 +58,8 @@ _END = RowsStatement(
     "(?, ?, ?, ?, ?, ?)",
 )
 _STORED = RowsStatement(
-    "SELECT turns.turn_id FROM (VALUES {rows}) AS v JOIN turns ON turns.turn_id = v.column1"
-    " AND turns.owner = v.column2 AND turns.last_seq = v.column3",
+    "SELECT turns.turn_id, turns.owner, turns.last_seq FROM (VALUES {rows}) AS v, turns"
+    " WHERE turns.turn_id = v.column1 AND turns.owner = v.column2 AND turns.last_seq = v.column3",
     "(?, ?, ?)",
 )
 # What a commit of unknown outcome has stored already is left as it is.
@@ -147,7 +148,7 @@ def close_ownerless(
         return False
     event.seq = last_seq + 1
     last = Append(turn_id, "", last_seq, [event])
-    (ended,) = end(connection, [End(last, status, text_so_far(connection, turn_id), (), now_ms)])
+    (ended,) = end(connection, [End(tenant, last, status, text_so_far(connection, turn_id), (), now_ms)])
     return ended
 
 
@@ -170,8 +171,8 @@ def _store(connection: sa.Connection, appends: Sequence[Append], advanced: int) 
     kept = [True] * len(appends)
     if advanced < len(appends):
         rows = [(each.turn_id, each.worker, each.last_seq) for each in appends]
-        own = {turn_id for (turn_id,) in _STORED.all(connection, rows)}
-        kept = [each.turn_id in own for each in appends]
+        own = set(_STORED.all(connection, rows))
+        kept = [row in own for row in rows]
     events = [
         (each.turn_id, event.seq, event.SerializeToString())
         for each, is_kept in zip(appends, kept, strict=True)
