@@ -22,7 +22,7 @@ import grpc
 import numpy as np
 import structlog
 
-from tests.servers.model_versions import NUMBER_CONFIG, Versions, archive, number, serving
+from tests.servers.model_versions import NUMBER_CONFIG, Versions, archive, number, serving, write_model
 from tests.servers.triton import RunningTriton, running_triton
 from weft.v1.common_pb2 import Message
 from weft.v1.models_pb2 import GenerateRequest
@@ -128,11 +128,8 @@ def code(model: str, version: int) -> bytes:
 
 def write_models(directory: Path) -> Path:
     """A repository with both models, and their version 1."""
-    language_model = (SOURCE / "llm" / "config.pbtxt").read_text()
-    for model, config in (("number", NUMBER_CONFIG), ("llm", language_model)):
-        (directory / model / "1").mkdir(parents=True)
-        (directory / model / "config.pbtxt").write_text(config)
-        (directory / model / "1" / "model.py").write_bytes(code(model, 1))
+    write_model(directory, "number", NUMBER_CONFIG, code("number", 1))
+    write_model(directory, "llm", (SOURCE / "llm" / "config.pbtxt").read_text(), code("llm", 1))
     return directory
 
 

@@ -118,12 +118,17 @@ def letters(code: int, *, end: str = _END) -> bytes:
     return _LETTERS.format(code=code, end=end).encode()
 
 
+def write_model(repository: Path, name: str, config: str, code: bytes) -> None:
+    """A model with its version 1; `code` is the file `model.py`."""
+    (repository / name / "1").mkdir(parents=True)
+    (repository / name / "config.pbtxt").write_text(config)
+    (repository / name / "1" / "model.py").write_bytes(code)
+
+
 def write_models(directory: Path) -> Path:
     """A repository with NUMBER and LETTERS, their version 1 with the code 1."""
-    for name, config, code in (("number", NUMBER_CONFIG, number(1)), ("letters", LETTERS_CONFIG, letters(1))):
-        (directory / name / "1").mkdir(parents=True)
-        (directory / name / "config.pbtxt").write_text(config)
-        (directory / name / "1" / "model.py").write_bytes(code)
+    write_model(directory, "number", NUMBER_CONFIG, number(1))
+    write_model(directory, "letters", LETTERS_CONFIG, letters(1))
     return directory
 
 

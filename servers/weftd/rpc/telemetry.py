@@ -32,9 +32,14 @@ def configure_logging(level: str = "info", *, service: str = "") -> None:
     the process where several write to one place.
     """
     pretty = sys.stderr.isatty()
-    rendered: list[structlog.types.Processor] = [structlog.dev.ConsoleRenderer()]
-    if not pretty:
+    rendered: list[structlog.types.Processor]
+    written: Callable[..., Any]
+    if pretty:
+        rendered = [structlog.dev.ConsoleRenderer()]
+        written = structlog.WriteLoggerFactory(file=sys.stderr)
+    else:
         rendered = [_describe_exception, structlog.processors.JSONRenderer(serializer=_to_json)]
+        written = structlog.BytesLoggerFactory(file=sys.stderr.buffer)
     structlog.configure(
         processors=[
             _add_caller,
@@ -44,11 +49,7 @@ def configure_logging(level: str = "info", *, service: str = "") -> None:
             *rendered,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level.upper())),
-        logger_factory=(
-            structlog.WriteLoggerFactory(file=sys.stderr)
-            if pretty
-            else structlog.BytesLoggerFactory(file=sys.stderr.buffer)
-        ),
+        logger_factory=written,
         cache_logger_on_first_use=True,
     )
     if not pretty:

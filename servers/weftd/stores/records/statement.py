@@ -12,7 +12,7 @@ from typing import Any, Final, TypeAlias
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
-__all__ = ["Row", "RowsStatement", "Statement"]
+__all__ = ["RowsStatement", "Statement"]
 
 Row: TypeAlias = tuple[Any, ...]
 
