@@ -132,9 +132,9 @@ async def run(mesh: Mesh, process: psutil.Process, load: Load, figures: Figures)
 
 
 def processor_s(process: psutil.Process) -> float:
-    """Processor time of a process until now, in seconds."""
-    times = process.cpu_times()
-    return float(times.user + times.system)
+    """Processor time of a process and those that it started until now, in seconds."""
+    family = [process, *process.children(recursive=True)]
+    return float(sum(sum(each.cpu_times()[:2]) for each in family))
 
 
 def beside_bare() -> None:

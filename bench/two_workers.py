@@ -20,6 +20,7 @@ from collections.abc import Iterator
 import psutil
 
 from bench.setting import servers_behind_envoy, spread, table
+from bench.stream_cost import processor_s
 from tests.servers.mesh import Mesh
 
 RUNS = 5
@@ -38,7 +39,7 @@ def workers(count: int) -> Iterator[Mesh]:
 def run(mesh: Mesh) -> tuple[float, float]:
     """Streams per second, and cores that the workers took."""
     running = [psutil.Process(p.pid) for name, p in mesh.processes.items() if name.startswith("server")]
-    before = sum(sum(process.cpu_times()[:2]) for process in running)
+    before = sum(map(processor_s, running))
     options = ["--callers", str(CALLERS), "--processes", "2", "--duration", str(LASTS_S), "--json"]
     load = subprocess.run(
         [sys.executable, "-m", "weftd", "load", "--address", mesh.address, *options],
@@ -47,7 +48,7 @@ def run(mesh: Mesh) -> tuple[float, float]:
         check=True,
     )
     measured = json.loads(load.stdout)
-    cpu_s = sum(sum(process.cpu_times()[:2]) for process in running) - before
+    cpu_s = sum(map(processor_s, running)) - before
     return measured["qps"], cpu_s / (LASTS_S + 1)
 
 

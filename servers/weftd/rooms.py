@@ -67,6 +67,7 @@ class Rooms:
         from weftd.stores.records import datasets
 
         records = await self._records()
+        records.write_apart()
         peers = Peers()
         self._stack.push_async_callback(peers.close)
         with compose.plainly():

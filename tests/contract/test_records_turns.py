@@ -3,25 +3,59 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
+from collections.abc import AsyncIterator, Collection
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+import pytest
+
+from tests.servers.chat_room import until
+from tests.servers.postgres import Postgres
 from weft.v1.chat_pb2 import ChatEvent, RateAnswerRequest
 from weft.v1.common_pb2 import Message, Reference
 from weftd.stores.records import conversations, handover, new_turns, turn_log, turns, workers
 from weftd.stores.records.engine import Records
+from weftd.stores.records.migrate import migrate
 from weftd.stores.records.new_turns import Begun, Busy, NewTurn
 from weftd.stores.records.turn_log import Append, End
 from weftd.stores.records.turns import StoredTurn
 
 STALE_MS = 3_000
+
+
+@pytest.fixture(params=["sqlite", "sqlite, its writer a process", "postgresql"])
+async def records(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Records]:
+    server: Postgres | None = None
+    if request.param == "postgresql":
+        server = request.getfixturevalue("postgres")
+    url = server.database() if server else f"sqlite:///{tmp_path / 'records.db'}"
+    await asyncio.to_thread(migrate, url)
+    opened = Records(url)
+    if "process" in request.param:
+        # It imports the operations of this file.
+        monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]), prepend=os.pathsep)
+        opened.write_apart()
+        await until(lambda: opened.writer_pid is not None)
+    yield opened
+    await opened.close()
+
+
+def all_live(_connection: object, _tenant: str, document_ids: Collection[str]) -> Collection[str]:
+    return document_ids
+
+
 BEGIN = partial(
     new_turns.begin,
     interrupted=ChatEvent(type="error", reason="INTERRUPTED"),
     stale_ms=STALE_MS,
     most_history=20,
 )
+END = partial(turn_log.end, live_documents=all_live)
 NOW = time.time_ns() // 1_000_000
 
 
@@ -76,8 +110,8 @@ async def finish(
         ChatEvent(type="done", seq=3),
     ]
     ending = End("acme", Append(turn_id, "w1", 0, events), "complete", text, references, NOW)
-    assert await records.write_batched(turn_log.end, ending)
-    assert await records.write_batched(turn_log.end, ending), "the same commit again changes nothing"
+    assert await records.write_batched(END, ending) == set()
+    assert await records.write_batched(END, ending) == set(), "the same commit again changes nothing"
 
 
 async def test_one_turn_for_a_request_and_one_that_runs(records: Records) -> None:
@@ -96,9 +130,9 @@ async def test_one_turn_for_a_request_and_one_that_runs(records: Records) -> Non
     assert isinstance(await begin(records, new_turn("r1", tenant="other")), Begun)
 
 
-async def test_two_processes_begin_one_turn(empty_database: str, records: Records) -> None:
+async def test_two_processes_begin_one_turn(records: Records) -> None:
     await beat(records, "w1", "w2")
-    other = Records(empty_database)
+    other = Records(records.url.render_as_string(hide_password=False))
     try:
         for number in range(20):
             conversation = f"c{number}"
@@ -161,8 +195,8 @@ async def test_many_turns_at_once_each_get_their_own_answer(records: Records) ->
         )
         for n, turn_id in running.items()
     ]
-    ended = await asyncio.gather(*(records.write_batched(turn_log.end, each) for each in endings))
-    assert ended == [bool(n % 2) for n in running]
+    ended = await asyncio.gather(*(records.write_batched(END, each) for each in endings))
+    assert ended == [set() if n % 2 else None for n in running]
     page = await records.read(lambda c: conversations.page(c, "acme", "c7", 10))
     assert [(row.content, row.status) for row in page] == [("q7", "complete"), ("a7", "complete")]
     assert [reference.document_id for reference in page[1].references] == ["d7"]

@@ -22,7 +22,7 @@ from weft.v1.chat_pb2 import ChatEvent, RateAnswerRequest, StreamChatRequest
 from weftd.chat.ports import Models, Retrieval
 from weftd.chat.turn import CANCELLED, State, Turn, TurnKey
 from weftd.chat.upkeep import Upkeep
-from weftd.chat.writer import LiveDocuments, TurnWriter, request_id_reused
+from weftd.chat.writer import TurnWriter, request_id_reused
 from weftd.errors import FailedPrecondition, InvalidArgument, NotFound, ResourceExhausted
 from weftd.rpc.drain import Drain
 from weftd.rpc.tenants import TenantCounts
@@ -57,7 +57,7 @@ class ChatTurns:
         models: Models,
         drain: Drain,
         *,
-        live_documents: LiveDocuments,
+        live_documents: turn_log.LiveDocuments,
         resume_grace_s: float = 5.0,
         max_turns: int = 2_000,
         max_tenant_turns: int = 1_000,

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import defaultdict
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
-import sqlalchemy as sa
 import structlog
 
 from weft.v1 import error_reason_pb2
@@ -31,7 +29,7 @@ from weftd.errors import (
 from weftd.stores.records import handover, new_turns, turn_log, turns
 from weftd.stores.records.engine import BatchOperation, Records
 from weftd.stores.records.new_turns import Begun, Busy, NewTurn
-from weftd.stores.records.turn_log import Append, End
+from weftd.stores.records.turn_log import Append, End, LiveDocuments
 
 __all__ = ["TurnWriter", "request_id_reused"]
 
@@ -41,9 +39,7 @@ _STORE_PATIENCE_S = 15.0
 _TOLD_BEFORE_S = 0.05
 
 P = TypeVar("P")
-
-# (connection, tenant, document ids) → those among them that were not deleted.
-LiveDocuments = Callable[[sa.Connection, str, Collection[str]], Collection[str]]
+T = TypeVar("T")
 
 log = structlog.get_logger()
 
@@ -63,7 +59,6 @@ class TurnWriter:
         stale_ms: int,
     ) -> None:
         self._records = records
-        self._live_documents = live_documents
         self._retrieval = retrieval
         self._models = models
         self._worker = worker
@@ -75,6 +70,7 @@ class TurnWriter:
             stale_ms=stale_ms,
             most_history=MOST_HISTORY,
         )
+        self._end_turns = partial(turn_log.end, live_documents=live_documents)
 
     async def run(self, turn: Turn, deadline: float | None, *, is_new: bool) -> None:
         """Runs a new turn, or one whose worker died, to its end. What goes wrong is left in `turn`."""
@@ -189,23 +185,14 @@ class TurnWriter:
         events = [*events, *ending.events]
         last = Append(turn.turn_id, self._worker, after_seq, events)
         end = End(turn.key.tenant, last, ending.status, text, ending.references, _now_ms())
-        if await self._store(self._end_turns, end, durable=True):
-            turn.commit(events, State.ENDED)
-        else:
+        deleted = await self._store(self._end_turns, end, durable=True)
+        if deleted is None:
             turn.leave(State.ELSEWHERE)
+            return
+        turn_log.forget_documents(events, deleted)
+        turn.commit(events, State.ENDED)
 
-    def _end_turns(self, connection: sa.Connection, ends: Sequence[End]) -> list[bool]:
-        """A document that was deleted while an answer was written leaves no trace in it."""
-        quoted: dict[str, set[str]] = defaultdict(set)
-        for end in ends:
-            quoted[end.tenant].update(reference.document_id for reference in end.references)
-        live = {
-            tenant: self._live_documents(connection, tenant, ids) if ids else ()
-            for tenant, ids in quoted.items()
-        }
-        return turn_log.end(connection, [_with_live(end, live[end.tenant]) for end in ends])
-
-    async def _store(self, operation: BatchOperation[P, bool], item: P, *, durable: bool = False) -> bool:
+    async def _store(self, operation: BatchOperation[P, T], item: P, *, durable: bool = False) -> T:
         """Commits, and waits for a store that does not answer. Both operations may be repeated."""
         loop = asyncio.get_running_loop()
         give_up_at = loop.time() + _STORE_PATIENCE_S
@@ -218,18 +205,6 @@ class TurnWriter:
                     raise
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, 1.0)
-
-
-def _with_live(end: End, live: Collection[str]) -> End:
-    """Without the references to documents that are not `live`, in its `refs` event too."""
-    kept = [reference for reference in end.references if reference.document_id in live]
-    if len(kept) == len(end.references):
-        return end
-    for event in end.last.events:
-        if event.type == "refs":
-            del event.references[:]
-            event.references.extend(kept)
-    return replace(end, references=kept)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 import sqlalchemy as sa
 
-from weftd.stores.records.engine import NOTICE_SILENCE
+from weftd.stores.records.connect import NOTICE_SILENCE
 
 __all__ = ["patient_connections"]
 

@@ -8,12 +8,7 @@ its asyncio twin.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import fcntl
-import os
 import threading
-import time
-from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
@@ -22,30 +17,19 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from weft.v1 import error_reason_pb2
 from weftd.errors import Unavailable
+from weftd.stores.records.commit import GROUP_LIMIT, Committer
+from weftd.stores.records.connect import make_engine
 from weftd.stores.records.queued import BatchOperation, Operation, OperationQueue, Queued, deliver
-from weftd.stores.records.statement import Statement
+from weftd.stores.records.write_process import WriteProcess
 
-__all__ = ["NOTICE_SILENCE", "BatchOperation", "Operation", "Records"]
+__all__ = ["BatchOperation", "Operation", "Records"]
 
 P = TypeVar("P")
 T = TypeVar("T")
 
-_GROUP_LIMIT = 256
-_BUSY_TIMEOUT_S = 10
-_TURN_LIMIT_S = 1.0
-_TURN_POLL_S = 0.0005
-# libpq: a server that fell silent, with its machine or its network, is noticed within 20 s, not after hours.
-NOTICE_SILENCE = {
-    "connect_timeout": 3,
-    "tcp_user_timeout": 10_000,
-    "keepalives_idle": 10,
-    "keepalives_interval": 3,
-    "keepalives_count": 3,
-}
 # Threads that read. SQLite answers at once: several only fight over the interpreter, and read half as much.
 _SQLITE_READERS = 1
 _READERS = 4
-_BEGIN = Statement(sa.text("BEGIN IMMEDIATE"))
 
 
 class Records:
@@ -61,11 +45,9 @@ class Records:
         self.url = sa.make_url(url)
         self._sqlite = self.url.get_backend_name() == "sqlite"
         readers = _SQLITE_READERS if self._sqlite else _READERS
-        self._engine = _make_engine(self.url, readers + 1)
-        self._durable = self._engine
-        if self._sqlite:
-            self._durable = _make_engine(self.url, 1, synchronous="FULL")
-        self._turn = _open_turn(self.url) if self._sqlite else None
+        self._engine = make_engine(self.url, readers)
+        self._committer = Committer(self.url)
+        self._process: WriteProcess | None = None
         self._writes, self._reads = OperationQueue(), OperationQueue()
         self._writer = threading.Thread(target=self._write_groups, name="records-write", daemon=True)
         self._readers = [
@@ -83,7 +65,12 @@ class Records:
     @property
     def writes_waiting(self) -> int:
         """Writes that wait for the writer, those of its running group not counted; for any thread."""
-        return len(self._writes)
+        return len(self._writes) + (self._process.waiting if self._process else 0)
+
+    @property
+    def writer_pid(self) -> int | None:
+        """Of the process that commits for this one; None while there is none."""
+        return None if self._process is None else self._process.pid
 
     @property
     def reads_waiting(self) -> int:
@@ -105,7 +92,21 @@ class Records:
         `lambda` or `partial` made for the call), in the order in which they came: a statement for many turns
         costs little more than one for a single turn.
         """
-        return await self._writes.put(operation, item, durable)
+        if self._process is None or not self._process.ready:
+            return await self._writes.put(operation, item, durable)
+        try:
+            return await self._process.put(operation, item, durable)
+        except DBAPIError as error:
+            raise self._told(error) from None
+
+    def write_apart(self) -> None:
+        """From now on a process of its own commits what this event loop writes with `write_batched`.
+
+        Operations, items and results are pickled; while that process is gone they are committed here.
+        Nothing changes for PostgreSQL, whose driver does not keep the interpreter waiting.
+        """
+        if self._sqlite:
+            self._process = WriteProcess(self.url.render_as_string(hide_password=False), self._unavailable)
 
     async def read(self, operation: Operation[T]) -> T:
         """Runs `operation` on a reader and returns its result; it sees all that was committed before.
@@ -120,6 +121,8 @@ class Records:
 
     async def close(self) -> None:
         """Commits what is queued, then closes all connections."""
+        if self._process is not None:
+            await self._process.close()
         await asyncio.to_thread(self._close)
 
     def _close(self) -> None:
@@ -129,9 +132,7 @@ class Records:
         for thread in (self._writer, *self._readers):
             thread.join()
         self._engine.dispose()
-        self._durable.dispose()
-        if self._turn is not None:
-            os.close(self._turn)
+        self._committer.close()
 
     def _read_groups(self) -> None:
         # Each reader takes its share of what waits: to be woken for each costs more than to read it.
@@ -143,64 +144,30 @@ class Records:
         try:
             with self._engine.connect() as connection:
                 return read.operation(connection, [read.item])[0]
-        except DBAPIError as error:
-            return self._translate(error)
-        except PoolTimeout:
-            return self._unavailable()
         except Exception as error:
-            return error
+            return self._told(error)
 
     def _write_groups(self) -> None:
         for group in self._writes.groups(self._await_turn):
             try:
-                results = self._commit(group)
+                results = self._committer.commit(group)
             finally:
-                self._pass_turn()
-            deliver(group, results)
+                self._committer.pass_turn()
+            deliver(group, [self._told(result) for result in results])
 
     def _await_turn(self) -> int:
-        """How many writes the next group may have, once other processes let this one write.
+        """How many writes the next group may have, once other writers let this one write."""
+        self._committer.await_turn()
+        return GROUP_LIMIT
 
-        SQLite has one writer, and one that finds it at work sleeps, longer each time: two busy processes
-        together write no more than one. This lock saves time only, for SQLite has its own: where another
-        process is stopped with it, or the file system has none, the writer does without.
-        """
-        give_up_at = time.monotonic() + _TURN_LIMIT_S
-        while self._turn is not None and time.monotonic() < give_up_at:
-            try:
-                fcntl.flock(self._turn, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                time.sleep(_TURN_POLL_S)
-            except OSError:
-                break
-        return _GROUP_LIMIT
-
-    def _pass_turn(self) -> None:
-        if self._turn is not None:
-            with contextlib.suppress(OSError):
-                fcntl.flock(self._turn, fcntl.LOCK_UN)
-
-    def _commit(self, group: Sequence[Queued]) -> list[Any]:
-        """The result or the exception of each write of the group."""
-        try:
-            return self._transact(group)
-        except Exception as error:
-            if len(group) == 1:
-                return [self._translate(error) if isinstance(error, DBAPIError) else error]
-        # One of them failed: each gets a transaction of its own.
-        return [result for write in group for result in self._commit([write])]
-
-    def _transact(self, group: Sequence[Queued]) -> list[Any]:
-        engine = self._durable if any(write.durable for write in group) else self._engine
-        with engine.connect() as connection, connection.begin():
-            if self._sqlite:
-                _BEGIN.all(connection, {})
-            return _run_batches(connection, group)
-
-    def _translate(self, error: DBAPIError) -> Exception:
-        lost = error.connection_invalidated or isinstance(error, OperationalError | InterfaceError)
-        return self._unavailable() if lost else error
+    def _told(self, result: Any) -> Any:
+        """As it is; but what the database did not answer to is Unavailable."""
+        match result:
+            case DBAPIError() if result.connection_invalidated:
+                return self._unavailable()
+            case PoolTimeout() | OperationalError() | InterfaceError():
+                return self._unavailable()
+        return result
 
     def _unavailable(self) -> Unavailable:
         return Unavailable(
@@ -208,67 +175,3 @@ class Records:
             f"The records database ({self.address}) does not answer. Try again in a moment.",
             metadata={"backend": "records"},
         )
-
-
-def _run_batches(connection: sa.Connection, group: Sequence[Queued]) -> list[Any]:
-    """Runs each operation once, on all its items; the results in the order of the group."""
-    batches: dict[BatchOperation[Any, Any], list[int]] = {}
-    for at, write in enumerate(group):
-        batches.setdefault(write.operation, []).append(at)
-    results: list[Any] = [None] * len(group)
-    for operation, places in batches.items():
-        returned = operation(connection, [group[at].item for at in places])
-        for at, result in zip(places, returned, strict=True):
-            results[at] = result
-    return results
-
-
-def _open_turn(url: sa.URL) -> int:
-    """The file that the writers of all processes lock in turn, beside the database."""
-    return os.open(f"{url.database}-turn", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-
-
-def _make_engine(url: sa.URL, connections: int, *, synchronous: str = "NORMAL") -> sa.Engine:
-    if url.get_backend_name() != "sqlite":
-        return sa.create_engine(
-            url,
-            pool_size=connections,
-            max_overflow=0,
-            pool_timeout=10,
-            pool_pre_ping=True,
-            hide_parameters=True,
-            connect_args={"options": "-c statement_timeout=30000", **NOTICE_SILENCE},
-        )
-    engine = sa.create_engine(
-        url,
-        # As psycopg has them: a Statement's parameters have names.
-        paramstyle="named",
-        pool_size=connections,
-        max_overflow=0,
-        poolclass=sa.QueuePool,
-        # An error that is told must not tell what was to be stored.
-        hide_parameters=True,
-        # The driver begins no transaction by itself: the writer begins its own, a reader needs none.
-        connect_args={
-            "check_same_thread": False,
-            "isolation_level": None,
-            "timeout": _BUSY_TIMEOUT_S,
-            # A statement for so and so many rows is one of its own.
-            "cached_statements": 256,
-        },
-    )
-
-    @sa.event.listens_for(engine, "connect")
-    def configure(connection: Any, _record: Any) -> None:
-        cursor = connection.cursor()
-        # What is deleted is overwritten: people ask for every trace to go.
-        for pragma in (
-            "journal_mode=WAL",
-            f"synchronous={synchronous}",
-            "foreign_keys=ON",
-            "secure_delete=ON",
-        ):
-            cursor.execute(f"PRAGMA {pragma}")
-        cursor.close()
-
-    return engine

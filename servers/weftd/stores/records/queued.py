@@ -6,7 +6,7 @@ import asyncio
 import queue
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import sqlalchemy as sa
 import structlog
@@ -14,25 +14,40 @@ import structlog
 from weft.v1 import error_reason_pb2
 from weftd.errors import ResourceExhausted
 
-__all__ = ["BatchOperation", "Operation", "OperationQueue", "Queued", "deliver"]
+__all__ = [
+    "MOST_WAITING",
+    "BatchOperation",
+    "Operation",
+    "OperationQueue",
+    "Queued",
+    "Write",
+    "deliver",
+    "overloaded",
+]
 
 T = TypeVar("T")
 P = TypeVar("P")
 Operation = Callable[[sa.Connection], T]
 BatchOperation = Callable[[sa.Connection, Sequence[P]], Sequence[T]]
 
-_LIMIT = 10_000
+MOST_WAITING: Final = 10_000
 
 log = structlog.get_logger()
 
 
 @dataclass(slots=True)
-class Queued:
-    """What to run on which item, where its result goes, and whether it must outlive a power cut."""
+class Write:
+    """What to run on which item, and whether it must outlive a power cut."""
 
     operation: BatchOperation[Any, Any]
     item: Any
     durable: bool
+
+
+@dataclass(slots=True)
+class Queued(Write):
+    """The same for a read; and where its result goes."""
+
     loop: asyncio.AbstractEventLoop
     future: asyncio.Future[Any]
 
@@ -50,11 +65,8 @@ class OperationQueue:
 
     def put(self, operation: BatchOperation[P, T], item: P, durable: bool = False) -> asyncio.Future[T]:
         """What becomes the item's result. ResourceExhausted where the queue is full."""
-        if self._queue.qsize() >= _LIMIT:
-            raise ResourceExhausted(
-                error_reason_pb2.ERROR_REASON_OVERLOADED,
-                "Too many calls wait for the records database. Try again in a moment.",
-            )
+        if self._queue.qsize() >= MOST_WAITING:
+            raise overloaded()
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
         self._queue.put(Queued(operation, item, durable, loop, future))
@@ -78,6 +90,14 @@ class OperationQueue:
     def close(self) -> None:
         """Ends one thread's `groups`, after what was put in before."""
         self._queue.put(None)
+
+
+def overloaded() -> ResourceExhausted:
+    """MOST_WAITING operations wait."""
+    return ResourceExhausted(
+        error_reason_pb2.ERROR_REASON_OVERLOADED,
+        "Too many calls wait for the records database. Try again in a moment.",
+    )
 
 
 def deliver(group: Sequence[Queued], results: Sequence[Any]) -> None:

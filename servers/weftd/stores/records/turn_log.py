@@ -6,8 +6,10 @@ worker's, it has lost the turn. Many turns are written to at once: a statement i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import sqlalchemy as sa
 
@@ -16,7 +18,20 @@ from weft.v1.common_pb2 import Reference
 from weftd.stores.records.conversation_tables import turn_events, turns
 from weftd.stores.records.statement import RowsStatement, Statement
 
-__all__ = ["Append", "End", "append", "close_ownerless", "end", "events_after", "text_so_far"]
+__all__ = [
+    "Append",
+    "End",
+    "LiveDocuments",
+    "append",
+    "close_ownerless",
+    "end",
+    "events_after",
+    "forget_documents",
+    "text_so_far",
+]
+
+LiveDocuments: TypeAlias = Callable[[sa.Connection, str, Collection[str]], Collection[str]]
+"""(connection, tenant, document ids) → those among them that were not deleted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,29 +113,33 @@ def append(connection: sa.Connection, appends: Sequence[Append]) -> list[bool]:
     return _store(connection, appends, _ADVANCE.count(connection, rows))
 
 
-def end(connection: sa.Connection, ends: Sequence[End]) -> list[bool]:
-    """Stores the last events of turns, their answers and what these rest on. Otherwise as `append`."""
-    rows = [
-        (
-            each.last.turn_id,
-            each.last.worker,
-            each.last.after_seq,
-            each.last.last_seq,
-            each.status,
-            each.now_ms,
-        )
+def end(
+    connection: sa.Connection, ends: Sequence[End], *, live_documents: LiveDocuments
+) -> list[set[str] | None]:
+    """Stores the last events of turns, their answers and what these rest on. Otherwise as `append`.
+
+    A document that was deleted while an answer was written leaves no trace in it. Returns the ids of those
+    for each turn; None: it is no longer this worker's.
+    """
+    quoted: dict[str, set[str]] = defaultdict(set)
+    for each in ends:
+        quoted[each.tenant].update(reference.document_id for reference in each.references)
+    live = {tenant: live_documents(connection, tenant, ids) if ids else () for tenant, ids in quoted.items()}
+    gone = [
+        {reference.document_id for reference in each.references}.difference(live[each.tenant])
         for each in ends
     ]
-    kept = _store(connection, [each.last for each in ends], _END.count(connection, rows))
-    own = [each for each, is_kept in zip(ends, kept, strict=True) if is_kept]
-    _INSERT_ANSWERS.count(connection, [(each.last.turn_id, each.now_ms, each.text) for each in own])
-    references = [
-        (each.last.turn_id, quoted.id, quoted.dataset_id, quoted.document_id, quoted.SerializeToString())
-        for each in own
-        for quoted in each.references
-    ]
-    _INSERT_REFERENCES.count(connection, references)
-    return kept
+    kept = _end(connection, [_without(each, deleted) for each, deleted in zip(ends, gone, strict=True)])
+    return [deleted if is_kept else None for deleted, is_kept in zip(gone, kept, strict=True)]
+
+
+def forget_documents(events: Sequence[ChatEvent], document_ids: Collection[str]) -> None:
+    """Takes the references to those documents out of the events."""
+    for event in events:
+        if event.type == "refs":
+            kept = [each for each in event.references if each.document_id not in document_ids]
+            del event.references[:]
+            event.references.extend(kept)
 
 
 def close_ownerless(
@@ -148,7 +167,7 @@ def close_ownerless(
         return False
     event.seq = last_seq + 1
     last = Append(turn_id, "", last_seq, [event])
-    (ended,) = end(connection, [End(tenant, last, status, text_so_far(connection, turn_id), (), now_ms)])
+    (ended,) = _end(connection, [End(tenant, last, status, text_so_far(connection, turn_id), (), now_ms)])
     return ended
 
 
@@ -180,4 +199,35 @@ def _store(connection: sa.Connection, appends: Sequence[Append], advanced: int) 
         for event in each.events
     ]
     _INSERT_EVENTS.count(connection, events)
+    return kept
+
+
+def _without(end: End, document_ids: Collection[str]) -> End:
+    if not document_ids:
+        return end
+    forget_documents(end.last.events, document_ids)
+    return replace(end, references=[each for each in end.references if each.document_id not in document_ids])
+
+
+def _end(connection: sa.Connection, ends: Sequence[End]) -> list[bool]:
+    rows = [
+        (
+            each.last.turn_id,
+            each.last.worker,
+            each.last.after_seq,
+            each.last.last_seq,
+            each.status,
+            each.now_ms,
+        )
+        for each in ends
+    ]
+    kept = _store(connection, [each.last for each in ends], _END.count(connection, rows))
+    own = [each for each, is_kept in zip(ends, kept, strict=True) if is_kept]
+    _INSERT_ANSWERS.count(connection, [(each.last.turn_id, each.now_ms, each.text) for each in own])
+    references = [
+        (each.last.turn_id, quoted.id, quoted.dataset_id, quoted.document_id, quoted.SerializeToString())
+        for each in own
+        for quoted in each.references
+    ]
+    _INSERT_REFERENCES.count(connection, references)
     return kept

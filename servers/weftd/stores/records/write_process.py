@@ -1,0 +1,153 @@
+"""A process that commits what this one writes.
+
+SQLite hands its thread's interpreter over at each step of a statement, and a busy event loop gives it back
+late: the database stays locked five times as long as the work in it takes, for all other processes too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import pickle
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
+
+import structlog
+
+from weftd.children import RestartPause, kill_group
+from weftd.stores.records import frames
+from weftd.stores.records.queued import MOST_WAITING, BatchOperation, overloaded
+
+__all__ = ["WriteProcess"]
+
+_CHILD: Final = "weftd.stores.records.write_child"
+_READ_BYTES: Final = 1 << 20
+# It says something each five seconds, but while a database that is locked lets it wait.
+_SILENCE_LIMIT_S: Final = 30.0
+_CLOSE_LIMIT_S: Final = 15.0
+
+P = TypeVar("P")
+T = TypeVar("T")
+
+_log = structlog.get_logger()
+
+
+class WriteProcess:
+    """Started again, with back-off, whenever it ends. For one event loop.
+
+    `lost` makes the error of writes of which is not known whether they were committed.
+    """
+
+    def __init__(self, url: str, lost: Callable[[], Exception]) -> None:
+        self._url = url
+        self._lost = lost
+        self._numbers = itertools.count(1)
+        self._pickled: dict[BatchOperation[Any, Any], bytes] = {}
+        self._unsent: list[bytes] = []
+        self._waiting: dict[int, asyncio.Future[Any]] = {}
+        self._process: Process | None = None
+        self._closing = False
+        self._pause = RestartPause()
+        self._keeping = asyncio.create_task(self._keep())
+        self.ready = False
+
+    @property
+    def waiting(self) -> int:
+        """How many writes have no result yet."""
+        return len(self._waiting)
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process is not None and self.ready else None
+
+    def put(self, operation: BatchOperation[P, T], item: P, durable: bool) -> asyncio.Future[T]:
+        """What becomes the item's result. Only while it is `ready`. ResourceExhausted as for a queue."""
+        if len(self._waiting) >= MOST_WAITING:
+            raise overloaded()
+        pickled = self._pickled.get(operation)
+        if pickled is None:
+            pickled = self._pickled[operation] = pickle.dumps(operation)
+        number = next(self._numbers)
+        if not self._unsent:
+            asyncio.get_running_loop().call_soon(self._send)
+        self._unsent.append(frames.pack((number, pickled, item, durable)))
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._waiting[number] = future
+        return future
+
+    async def close(self) -> None:
+        """Returns when all is committed that was put in."""
+        self._closing = True
+        if self._process is not None and self.ready:
+            self._send()
+            assert self._process.stdin is not None
+            self._process.stdin.close()
+            await asyncio.wait({self._keeping}, timeout=_CLOSE_LIMIT_S)
+        self._keeping.cancel()
+        await asyncio.gather(self._keeping, return_exceptions=True)
+
+    async def _keep(self) -> None:
+        while True:
+            why = "it ended"
+            try:
+                await self._run()
+            except TimeoutError:
+                why = f"it said nothing for {_SILENCE_LIMIT_S:g} s"
+            except Exception as error:
+                why = repr(error)
+            if self._closing:
+                return
+            wait_s = self._pause.ended()
+            _log.error("records_writer_ended", why=why, restart_in_s=wait_s)
+            await asyncio.sleep(wait_s)
+
+    async def _run(self) -> None:
+        process = self._process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-P", "-m", _CHILD, self._url),
+            stdin=PIPE,
+            stdout=PIPE,
+            limit=_READ_BYTES,
+            start_new_session=True,
+        )
+        try:
+            assert process.stdout is not None
+            received = bytearray()
+            while True:
+                async with asyncio.timeout(_SILENCE_LIMIT_S):
+                    data = await process.stdout.read(_READ_BYTES)
+                if not data:
+                    return
+                received += data
+                for results in frames.unpack(received):
+                    self._hear(results)
+        finally:
+            self.ready = False
+            self._unsent.clear()
+            for future in self._waiting.values():
+                if not future.done():
+                    future.set_exception(self._lost())
+            self._waiting.clear()
+            await kill_group(process)
+
+    def _hear(self, results: list[tuple[int, Any]]) -> None:
+        if not self.ready:
+            self.ready = True
+            self._pause.started()
+        for number, result in results:
+            future = self._waiting.pop(number)
+            if future.done():
+                continue
+            if isinstance(result, BaseException):
+                future.set_exception(result)
+            else:
+                future.set_result(result)
+
+    def _send(self) -> None:
+        """All writes of one turn of the loop go out together."""
+        if self._unsent:
+            assert self._process is not None
+            assert self._process.stdin is not None
+            self._process.stdin.write(b"".join(self._unsent))
+            self._unsent.clear()
