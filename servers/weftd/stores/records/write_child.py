@@ -30,7 +30,7 @@ _BEAT_S = 5.0
 # As PostgreSQL's commit_siblings and commit_delay: where many write, waiting for more of them saves more
 # commits (and events on the wire, for deltas that wait become one) than it costs.
 _SIBLINGS = 5
-_DELAY_S = 0.005
+_DELAY_S = 0.01
 _READ_BYTES = 1 << 20
 
 
