@@ -3,8 +3,8 @@
     .venv/bin/python -m bench.kill_mesh [KILLS]
 
 `weft up` under a load of chats over every transport, uploads and index jobs. 50 times one of its processes
-is killed: services, job process, Envoy, or the supervisor, with which all others end and which is started
-again. Whatever was acknowledged must be there: files, documents, events. Every stream must resume to the
+is killed: services, the one that writes for them, job process, Envoy, or the supervisor, with which all
+others end and which is started again. Whatever was acknowledged must be there: files, documents, events. Every stream must resume to the
 same text, or, where the model cannot go on with a text, end with what was stored and INTERRUPTED.
 """
 
@@ -29,7 +29,7 @@ from tests.servers.model_mesh import ModelMesh, running_model_mesh
 
 __all__ = ["VICTIMS", "kill_each", "unlimited_mesh"]
 
-VICTIMS = ("services", "jobs", "services", "envoy", "services", "jobs", "supervisor")
+VICTIMS = ("services", "jobs", "writer", "services", "envoy", "jobs", "writer", "supervisor")
 
 
 async def kill_each(model_mesh: ModelMesh, kills: int) -> tuple[Account, Counter[str]]:

@@ -122,17 +122,15 @@ def _own_addresses() -> dict[str, str]:
 
 
 def processes(mesh: Mesh) -> dict[str, psutil.Process]:
-    """The processes of `weft up` by name: supervisor, services, jobs, envoy, and a parser."""
+    """The processes of `weft up` by name: supervisor, services, writer, jobs, envoy, and a parser."""
     up = psutil.Process(mesh.processes["up"].pid)
     named = {"supervisor": up}
     for child in up.children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):
-            line = child.cmdline()
-            name = (
-                "envoy"
-                if "--config-path" in line
-                else {"serve": "services", "jobs": "jobs"}.get(line[3] if len(line) > 3 else "", "parser")
-            )
+            what = " ".join(child.cmdline())
+            names = {"--config-path": "envoy", "write_child": "writer", "weftd serve": "services"}
+            names |= {"weftd jobs": "jobs", "": "parser"}
+            name = next(name for part, name in names.items() if part in what)
             named[name] = child
     return named
 

@@ -10,6 +10,7 @@ and leaves at the end of the one in which it ended or was cancelled.
 
 from __future__ import annotations
 
+import gc
 import itertools
 import logging
 import math
@@ -142,6 +143,9 @@ class Causal:
         except (ValueError, AttributeError, NotImplementedError) as error:
             kind = self._model.config.model_type
             raise ValueError(f"transformers cannot batch a model of the kind {kind}: {error}") from error
+        # What is loaded stays: a collector that looks through all of it holds up a step.
+        gc.collect()
+        gc.freeze()
         self._reader = threading.Thread(target=self._read, name="llm-read", daemon=True)
         self._reader.start()
 
