@@ -3,9 +3,10 @@
     .venv/bin/python -m bench.kill_mesh [KILLS]
 
 `weft up` under a load of chats over every transport, uploads and index jobs. 50 times one of its processes
-is killed: services, the one that writes for them, job process, Envoy, or the supervisor, with which all
-others end and which is started again. Whatever was acknowledged must be there: files, documents, events. Every stream must resume to the
-same text, or, where the model cannot go on with a text, end with what was stored and INTERRUPTED.
+is killed: services, the one that writes SQLite for them, job process, Envoy, or the supervisor, with which
+all others end and which is started again. Whatever was acknowledged must be there: files, documents, events.
+Every stream must resume to the same text, or, where the model cannot go on with a text, end with what was
+stored and INTERRUPTED.
 """
 
 from __future__ import annotations
