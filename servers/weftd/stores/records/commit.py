@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 import sqlalchemy as sa
+from sqlalchemy.exc import OperationalError
 
 from weftd.stores.records.connect import make_engine
 from weftd.stores.records.queued import BatchOperation, Write
@@ -64,10 +65,11 @@ class Committer:
         try:
             return self._transact(group)
         except Exception as error:
-            if len(group) == 1:
-                return [error]
-        # One of them failed: each gets a transaction of its own.
-        return [result for write in group for result in self.commit([write])]
+            if len(group) == 1 or _is_silence(error):
+                return [error] * len(group)
+        # One of them failed, or two and another process were in each other's way.
+        half = len(group) // 2
+        return self.commit(group[:half]) + self.commit(group[half:])
 
     def close(self) -> None:
         self._engine.dispose()
@@ -94,3 +96,8 @@ def _run_batches(connection: sa.Connection, group: Sequence[Write]) -> list[Any]
         for at, result in zip(places, returned, strict=True):
             results[at] = result
     return results
+
+
+def _is_silence(error: Exception) -> bool:
+    """Whether the database did not answer: then it is not asked again for each write."""
+    return isinstance(error, OperationalError) and getattr(error.orig, "sqlstate", None) is None
