@@ -5,22 +5,29 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import psutil
 import pytest
 import sqlalchemy as sa
+import uvloop
 from sqlalchemy.exc import IntegrityError
 
 from tests.servers.chat_room import until
-from weftd.errors import Unavailable
+from weft.v1.error_reason_pb2 import ERROR_REASON_TURN_NOT_FOUND
+from weftd.errors import NotFound, Unavailable
 from weftd.stores.records import write_process
 from weftd.stores.records.engine import Records
 
 ROOT = Path(__file__).parents[2]
+
+# The hook that takes its place is for all files of a directory.
+pytestmark = pytest.mark.filterwarnings("ignore:Overriding the .event_loop_policy.")
 
 
 def insert(connection: sa.Connection, names: Sequence[str]) -> list[int]:
@@ -32,6 +39,12 @@ def insert(connection: sa.Connection, names: Sequence[str]) -> list[int]:
 
 def whose(_connection: sa.Connection, items: Sequence[None]) -> list[int]:
     return [os.getpid()] * len(items)
+
+
+@pytest.fixture(params=["asyncio", "uvloop"], autouse=True)
+def event_loop_policy(request: pytest.FixtureRequest) -> asyncio.AbstractEventLoopPolicy:
+    """Services run on the second."""
+    return uvloop.EventLoopPolicy() if request.param == "uvloop" else asyncio.DefaultEventLoopPolicy()
 
 
 @pytest.fixture(autouse=True)
@@ -74,6 +87,46 @@ async def test_what_cannot_be_pickled_is_the_callers_error(apart: Records) -> No
     with pytest.raises(TypeError):
         await apart.write_batched(insert, (name for name in "ab"))  # type: ignore[arg-type]  # the point
     await apart.write_batched(insert, "after")
+
+
+def refuse(_connection: sa.Connection, items: Sequence[str]) -> list[str]:
+    if "bad" in items:
+        raise NotFound(ERROR_REASON_TURN_NOT_FOUND, "There is no such turn.")
+    return list(items)
+
+
+async def test_an_error_that_cannot_be_pickled_is_one_callers_too(apart: Records) -> None:
+    results = await asyncio.gather(
+        *(apart.write_batched(refuse, name) for name in ("a", "bad", "b")), return_exceptions=True
+    )
+    assert [str(result) for result in results] == ["a", "NotFound in the process that writes.", "b"]
+
+
+async def test_nothing_else_is_open_in_it(apart: Records) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.set_inheritable(True)
+        pid = apart.writer_pid
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        await until(lambda: apart.writer_pid not in (pid, None))
+        assert not psutil.Process(apart.writer_pid).net_connections("tcp")
+
+
+async def test_what_comes_as_it_dies_is_unavailable_or_done_here(records: Records) -> None:
+    await records.write(lambda c: c.execute(sa.text("CREATE TABLE names (name TEXT PRIMARY KEY)")))
+    for yields in range(6):
+        other = Records(str(records.url))
+        other.write_apart()
+        await until(lambda other=other: other.writer_pid is not None)
+        os.kill(other.writer_pid or 0, signal.SIGKILL)
+        writes = []
+        for _ in range(yields):
+            writes.append(asyncio.create_task(other.write_batched(insert, f"{yields}-{len(writes)}")))
+            await asyncio.sleep(0)
+        await other.close()
+        results = await asyncio.gather(*writes, return_exceptions=True)
+        assert {type(result) for result in results} <= {int, Unavailable}
+    assert len([t for t in threading.enumerate() if t.name == "records-write"]) == 1, "that of `records`"
 
 
 async def test_killed_it_is_started_again_and_nothing_acknowledged_is_lost(apart: Records) -> None:

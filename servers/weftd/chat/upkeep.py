@@ -71,6 +71,8 @@ class Upkeep:
             return workers.running_of(connection, self._worker)
 
         owned = await self._records.write(operation)
+        if here.keys() - owned.keys():
+            await self._records.settle()  # perhaps it has just ended, and does not know it yet
         for turn_id, turn in here.items():
             if turn_id not in owned:
                 if turn.state is State.RUNNING:

@@ -195,13 +195,16 @@ class TurnWriter:
     async def _store(self, operation: BatchOperation[P, T], item: P, *, durable: bool = False) -> T:
         """Commits, and waits for a store that does not answer. Both operations may be repeated."""
         loop = asyncio.get_running_loop()
-        give_up_at = loop.time() + _STORE_PATIENCE_S
+        give_up_at: float | None = None
         pause_s = 0.05
         while True:
             try:
                 return await self._records.write_batched(operation, item, durable=durable)
             except (Unavailable, ResourceExhausted):
-                if loop.time() > give_up_at:
+                # From the first refusal on: a store that froze is found only after a while.
+                if give_up_at is None:
+                    give_up_at = loop.time() + _STORE_PATIENCE_S
+                elif loop.time() > give_up_at:
                     raise
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, 1.0)

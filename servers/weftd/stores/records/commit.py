@@ -16,11 +16,11 @@ from weftd.stores.records.connect import make_engine
 from weftd.stores.records.queued import BatchOperation, Write
 from weftd.stores.records.statement import Statement
 
-__all__ = ["GROUP_LIMIT", "Committer"]
+__all__ = ["GROUP_LIMIT", "Committer", "nothing"]
 
 GROUP_LIMIT: Final = 256
 
-_TURN_LIMIT_S = 1.0
+_TURN_LIMIT_S = 0.3
 _TURN_POLL_S = 0.0005
 _BEGIN = Statement(sa.text("BEGIN IMMEDIATE"))
 
@@ -96,6 +96,11 @@ def _run_batches(connection: sa.Connection, group: Sequence[Write]) -> list[Any]
         for at, result in zip(places, returned, strict=True):
             results[at] = result
     return results
+
+
+def nothing(_connection: sa.Connection, items: Sequence[None]) -> Sequence[None]:
+    """An operation that does nothing: its result comes after those of the ones before."""
+    return items
 
 
 def _is_silence(error: Exception) -> bool:

@@ -17,7 +17,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from weft.v1 import error_reason_pb2
 from weftd.errors import Unavailable
-from weftd.stores.records.commit import GROUP_LIMIT, Committer
+from weftd.stores.records.commit import GROUP_LIMIT, Committer, nothing
 from weftd.stores.records.connect import make_engine
 from weftd.stores.records.queued import BatchOperation, Operation, OperationQueue, Queued, deliver
 from weftd.stores.records.write_process import WriteProcess
@@ -64,7 +64,7 @@ class Records:
 
     @property
     def writes_waiting(self) -> int:
-        """Writes that wait for the writer, those of its running group not counted; for any thread."""
+        """Writes that wait for the writer; those of its running group count only where it is a process."""
         return len(self._writes) + (self._process.waiting if self._process else 0)
 
     @property
@@ -105,8 +105,12 @@ class Records:
         Operations, items and results are pickled; while that process is gone they are committed here.
         Nothing changes for PostgreSQL, whose driver does not keep the interpreter waiting.
         """
-        if self._sqlite:
-            self._process = WriteProcess(self.url.render_as_string(hide_password=False), self._unavailable)
+        if self._sqlite and self.url.password is None:  # anyone may read a command line
+            self._process = WriteProcess(str(self.url), self._unavailable)
+
+    async def settle(self) -> None:
+        """Returns when every `write_batched` has its result that was committed before."""
+        await self.write_batched(nothing, None)
 
     async def read(self, operation: Operation[T]) -> T:
         """Runs `operation` on a reader and returns its result; it sees all that was committed before.
@@ -121,9 +125,11 @@ class Records:
 
     async def close(self) -> None:
         """Commits what is queued, then closes all connections."""
-        if self._process is not None:
-            await self._process.close()
-        await asyncio.to_thread(self._close)
+        try:
+            if self._process is not None:
+                await self._process.close()
+        finally:
+            await asyncio.to_thread(self._close)
 
     def _close(self) -> None:
         self._writes.close()

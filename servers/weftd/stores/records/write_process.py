@@ -7,16 +7,18 @@ late: the database stays locked five times as long as the work in it takes, for 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import pickle
+import socket
+import subprocess
 import sys
-from asyncio.subprocess import PIPE, Process
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
 import structlog
 
-from weftd.children import RestartPause, kill_group
+from weftd.children import RestartPause
 from weftd.stores.records import frames
 from weftd.stores.records.queued import MOST_WAITING, BatchOperation, overloaded
 
@@ -24,8 +26,8 @@ __all__ = ["WriteProcess"]
 
 _CHILD: Final = "weftd.stores.records.write_child"
 _READ_BYTES: Final = 1 << 20
-# It says something each five seconds, but while a database that is locked lets it wait.
-_SILENCE_LIMIT_S: Final = 30.0
+# It says something each five seconds, but while a database that is locked lets it wait, 10 s at most.
+_SILENCE_LIMIT_S: Final = 20.0
 _CLOSE_LIMIT_S: Final = 15.0
 
 P = TypeVar("P")
@@ -47,9 +49,10 @@ class WriteProcess:
         self._pickled: dict[BatchOperation[Any, Any], bytes] = {}
         self._unsent: list[bytes] = []
         self._waiting: dict[int, asyncio.Future[Any]] = {}
-        self._process: Process | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._to_process: asyncio.StreamWriter | None = None
         self._closing = False
-        self._pause = RestartPause()
+        self._pause = RestartPause(2 * _SILENCE_LIMIT_S)
         self._keeping = asyncio.create_task(self._keep())
         self.ready = False
 
@@ -80,10 +83,11 @@ class WriteProcess:
     async def close(self) -> None:
         """Returns when all is committed that was put in."""
         self._closing = True
-        if self._process is not None and self.ready:
+        if self.ready and self._to_process is not None:
+            self.ready = False
             self._send()
-            assert self._process.stdin is not None
-            self._process.stdin.close()
+            with contextlib.suppress(OSError, RuntimeError):
+                self._to_process.write_eof()
             await asyncio.wait({self._keeping}, timeout=_CLOSE_LIMIT_S)
         self._keeping.cancel()
         await asyncio.gather(self._keeping, return_exceptions=True)
@@ -104,19 +108,17 @@ class WriteProcess:
             await asyncio.sleep(wait_s)
 
     async def _run(self) -> None:
-        process = self._process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-P", "-m", _CHILD, self._url),
-            stdin=PIPE,
-            stdout=PIPE,
-            limit=_READ_BYTES,
-            start_new_session=True,
-        )
+        ours, its = socket.socketpair()
+        with its:
+            # Not by the event loop: uvloop would fork with all that is open, and gRPC complains of that.
+            process = await asyncio.to_thread(_start, self._url, its)
+        self._process = process
+        reader, self._to_process = await asyncio.open_connection(sock=ours)
         try:
-            assert process.stdout is not None
             received = bytearray()
             while True:
                 async with asyncio.timeout(_SILENCE_LIMIT_S):
-                    data = await process.stdout.read(_READ_BYTES)
+                    data = await reader.read(_READ_BYTES)
                 if not data:
                     return
                 received += data
@@ -125,14 +127,16 @@ class WriteProcess:
         finally:
             self.ready = False
             self._unsent.clear()
+            process.kill()
             for future in self._waiting.values():
                 if not future.done():
                     future.set_exception(self._lost())
             self._waiting.clear()
-            await kill_group(process)
+            self._to_process.close()
+            await asyncio.shield(asyncio.to_thread(process.wait))
 
     def _hear(self, results: list[tuple[int, Any]]) -> None:
-        if not self.ready:
+        if not self.ready and not self._closing:
             self.ready = True
             self._pause.started()
         for number, result in results:
@@ -146,8 +150,18 @@ class WriteProcess:
 
     def _send(self) -> None:
         """All writes of one turn of the loop go out together."""
-        if self._unsent:
-            assert self._process is not None
-            assert self._process.stdin is not None
-            self._process.stdin.write(b"".join(self._unsent))
-            self._unsent.clear()
+        data = b"".join(self._unsent)
+        self._unsent.clear()
+        if data and self._to_process is not None:
+            # Where it has just ended: what waits for it is told when its end is read.
+            with contextlib.suppress(OSError, RuntimeError):
+                self._to_process.write(data)
+
+
+def _start(url: str, its: socket.socket) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", _CHILD, url],
+        stdin=its.fileno(),
+        stdout=2,
+        start_new_session=True,
+    )
