@@ -10,6 +10,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from sqlalchemy.exc import OperationalError
 
 from weftd.stores.records.partitions import make_message_months
 
@@ -63,7 +64,15 @@ def _make_engine(url: sa.URL) -> sa.Engine:
     engine = sa.create_engine(
         url, poolclass=sa.NullPool, connect_args={"isolation_level": None, "timeout": _WAIT_S}
     )
-    with engine.connect() as connection:
-        connection.exec_driver_sql("PRAGMA journal_mode=WAL")
-        connection.rollback()
-    return engine
+    give_up_at = time.monotonic() + _WAIT_S
+    while True:
+        try:
+            with engine.connect() as connection:
+                connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+                connection.rollback()
+            return engine
+        except OperationalError as error:
+            # Two that change a new database's mode at once: SQLite tells one of them without waiting.
+            if "locked" not in str(error.orig) or time.monotonic() > give_up_at:
+                raise
+            time.sleep(0.05)
