@@ -121,6 +121,15 @@ def _own_addresses() -> dict[str, str]:
     }
 
 
+# What stands in the command line of each.
+_PROCESSES = {
+    "--config-path": "envoy",
+    "write_child": "writer",
+    "weftd serve": "services",
+    "weftd jobs": "jobs",
+}
+
+
 def processes(mesh: Mesh) -> dict[str, psutil.Process]:
     """The processes of `weft up` by name: supervisor, services, writer, jobs, envoy, and a parser."""
     up = psutil.Process(mesh.processes["up"].pid)
@@ -128,10 +137,7 @@ def processes(mesh: Mesh) -> dict[str, psutil.Process]:
     for child in up.children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):
             what = " ".join(child.cmdline())
-            names = {"--config-path": "envoy", "write_child": "writer", "weftd serve": "services"}
-            names |= {"weftd jobs": "jobs", "": "parser"}
-            name = next(name for part, name in names.items() if part in what)
-            named[name] = child
+            named[next((name for part, name in _PROCESSES.items() if part in what), "parser")] = child
     return named
 
 

@@ -189,7 +189,8 @@ class TurnWriter:
         if deleted is None:
             turn.leave(State.ELSEWHERE)
             return
-        turn_log.forget_documents(events, deleted)
+        if deleted:
+            turn_log.forget_documents(events, deleted)
         turn.commit(events, State.ENDED)
 
     async def _store(self, operation: BatchOperation[P, T], item: P, *, durable: bool = False) -> T:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import queue
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
@@ -23,6 +23,7 @@ __all__ = [
     "Write",
     "deliver",
     "overloaded",
+    "settle",
 ]
 
 T = TypeVar("T")
@@ -107,12 +108,13 @@ def deliver(group: Sequence[Queued], results: Sequence[Any]) -> None:
         by_loop.setdefault(each.loop, []).append((each.future, result))
     for loop, settled in by_loop.items():
         try:
-            loop.call_soon_threadsafe(_settle, settled)
+            loop.call_soon_threadsafe(settle, settled)
         except RuntimeError:  # that loop is closed: nobody waits any more
             log.debug("records_result_unwanted", operations=len(settled))
 
 
-def _settle(settled: Sequence[tuple[asyncio.Future[Any], Any]]) -> None:
+def settle(settled: Iterable[tuple[asyncio.Future[Any], Any]]) -> None:
+    """Gives futures of this loop their results, or exceptions; nothing where nobody waits any more."""
     for future, result in settled:
         if future.done():
             continue

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import itertools
 import pickle
 import socket
@@ -20,7 +21,7 @@ import structlog
 
 from weftd.children import RestartPause
 from weftd.stores.records import frames
-from weftd.stores.records.queued import MOST_WAITING, BatchOperation, overloaded
+from weftd.stores.records.queued import MOST_WAITING, BatchOperation, overloaded, settle
 
 __all__ = ["WriteProcess"]
 
@@ -46,7 +47,6 @@ class WriteProcess:
         self._url = url
         self._lost = lost
         self._numbers = itertools.count(1)
-        self._pickled: dict[BatchOperation[Any, Any], bytes] = {}
         self._unsent: list[bytes] = []
         self._waiting: dict[int, asyncio.Future[Any]] = {}
         self._process: subprocess.Popen[bytes] | None = None
@@ -69,13 +69,10 @@ class WriteProcess:
         """What becomes the item's result. Only while it is `ready`. ResourceExhausted as for a queue."""
         if len(self._waiting) >= MOST_WAITING:
             raise overloaded()
-        pickled = self._pickled.get(operation)
-        if pickled is None:
-            pickled = self._pickled[operation] = pickle.dumps(operation)
         number = next(self._numbers)
         if not self._unsent:
             asyncio.get_running_loop().call_soon(self._send)
-        self._unsent.append(frames.pack((number, pickled, item, durable)))
+        self._unsent.append(frames.pack((number, _pickled(operation), item, durable)))
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._waiting[number] = future
         return future
@@ -128,9 +125,7 @@ class WriteProcess:
             self.ready = False
             self._unsent.clear()
             process.kill()
-            for future in self._waiting.values():
-                if not future.done():
-                    future.set_exception(self._lost())
+            settle((future, self._lost()) for future in self._waiting.values())
             self._waiting.clear()
             self._to_process.close()
             await asyncio.shield(asyncio.to_thread(process.wait))
@@ -139,14 +134,7 @@ class WriteProcess:
         if not self.ready and not self._closing:
             self.ready = True
             self._pause.started()
-        for number, result in results:
-            future = self._waiting.pop(number)
-            if future.done():
-                continue
-            if isinstance(result, BaseException):
-                future.set_exception(result)
-            else:
-                future.set_result(result)
+        settle((self._waiting.pop(number), result) for number, result in results)
 
     def _send(self) -> None:
         """All writes of one turn of the loop go out together."""
@@ -156,6 +144,11 @@ class WriteProcess:
             # Where it has just ended: what waits for it is told when its end is read.
             with contextlib.suppress(OSError, RuntimeError):
                 self._to_process.write(data)
+
+
+@functools.lru_cache
+def _pickled(operation: BatchOperation[Any, Any]) -> bytes:
+    return pickle.dumps(operation)
 
 
 def _start(url: str, its: socket.socket) -> subprocess.Popen[bytes]:
