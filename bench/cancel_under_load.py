@@ -28,6 +28,7 @@ import psutil
 import uvloop
 
 from bench.setting import percentile, servers_behind_envoy, table
+from bench.stream_cost import processor_s
 from tests.integration.test_mesh_cancel import CASES, Try
 from tests.servers.mesh import Mesh
 from tests.servers.transports import resumed, take, transports, turn
@@ -138,9 +139,9 @@ async def load(mesh: Mesh) -> AsyncIterator[None]:
     try:
         await asyncio.sleep(5)  # its own start, and its warm-up
         services = psutil.Process(mesh.processes["server-1"].pid)
-        cpu_s, began_s = sum(services.cpu_times()[:2]), time.monotonic()
+        cpu_s, began_s = processor_s(services), time.monotonic()
         yield
-        busy = (sum(services.cpu_times()[:2]) - cpu_s) / (time.monotonic() - began_s)
+        busy = (processor_s(services) - cpu_s) / (time.monotonic() - began_s)
         loader.send_signal(signal.SIGINT)
         output, _ = await loader.communicate()
         figures = json.loads(output)

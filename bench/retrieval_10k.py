@@ -23,6 +23,7 @@ import numpy.typing as npt
 import psutil
 
 from bench.setting import client, fresh_mesh, indexed, percentile, processes, prose, table
+from bench.stream_cost import processor_s
 from tests.servers.mesh import Mesh
 from weft.v1.chat_pb2 import StreamChatRequest
 from weft.v1.chat_pb2_grpc import ChatServiceStub
@@ -134,13 +135,13 @@ def main() -> None:
         passages = filled(mesh)
         running = processes(mesh)
         everything = tuple(sorted(os.sched_getaffinity(0)))
-        for name in ("services", "envoy", "supervisor", "jobs"):
+        for name in ("services", "writer", "envoy", "supervisor", "jobs"):
             pin(running[name], CORES)
         os.sched_setaffinity(0, set(everything) - set(CORES) or CORES)
         asked = questions(passages, 20 + SEARCHES)
 
         def cpu_ms() -> float:
-            return sum(running["services"].cpu_times()[:2]) * 1e3
+            return processor_s(running["services"]) * 1e3
 
         asyncio.run(search(mesh, asked[:20]))
         before = cpu_ms()
