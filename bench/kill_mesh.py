@@ -63,8 +63,13 @@ def _running(mesh: Mesh, victim: str) -> dict[str, psutil.Process]:
 
 
 def unlimited_mesh(directory: Path) -> AbstractContextManager[ModelMesh]:
-    """`weft up` with models at a known pace."""
-    return running_model_mesh(directory, "one", {"WEFT_REQUESTS_PER_MINUTE": "1000000"})
+    """`weft up` with models at a known pace.
+
+    A resumable turn waits for its client longer than any machine needs to have Envoy back: how soon that is
+    is not the question here.
+    """
+    more = {"WEFT_REQUESTS_PER_MINUTE": "1000000", "WEFT_RESUME_GRACE_S": "30"}
+    return running_model_mesh(directory, "one", more)
 
 
 def main() -> None:

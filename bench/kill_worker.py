@@ -38,6 +38,7 @@ def two_workers(directory: Path) -> Iterator[ModelMesh]:
         "WEFT_ENVOY_METRICS_ADDRESS": f"127.0.0.1:{free_port()}",
         "WEFT_METRICS_ADDRESS": f"127.0.0.1:{two_free_ports()}",
         "WEFT_REQUESTS_PER_MINUTE": "1000000",
+        "WEFT_RESUME_GRACE_S": "30",  # as in `kill_mesh`
     }
     with running_model_mesh(directory, "two", more) as running:
         asyncio.run(both_serve(running.mesh))
