@@ -37,6 +37,8 @@ async def kill_each(model_mesh: ModelMesh, kills: int) -> tuple[Account, Counter
     """The account, and how often each was killed."""
     mesh, dice = model_mesh.mesh, random.Random(1)
     killed: Counter[str] = Counter()
+    # A job process that is killed while it starts for the first time ends the whole mesh.
+    await asyncio.to_thread(mesh.wait_started)
     async with disturbed(model_mesh) as account:
         for victim in itertools.islice(itertools.cycle(VICTIMS), kills):
             await asyncio.sleep(dice.uniform(0, 4))

@@ -45,10 +45,9 @@ async def serve_workers(
         with alone(settings.data, f"serve-{title}", f"`weft serve {' '.join(names)} --workers`") as lock:
             try:
                 with plain_failures():
-                    await workers.start(lambda name: console.print(f"  [green]✓[/] {name}"))
-                async with asyncio.TaskGroup() as group:
-                    group.create_task(workers.keep())
-                    group.create_task(serve_control(lock, workers.restart))
+                    async with asyncio.TaskGroup() as group:
+                        await workers.start(group, lambda name: console.print(f"  [green]✓[/] {name}"))
+                        group.create_task(serve_control(lock, workers.restart))
             finally:
                 await workers.stop()
 

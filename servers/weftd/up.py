@@ -100,28 +100,24 @@ async def _run(settings: Settings, count: int, console: Console, lock: IO[str], 
     def said(name: str) -> None:
         console.print(f"  [green]✓[/] {name}")
 
-    async with contextlib.AsyncExitStack() as stack:
-        stack.push_async_callback(models.stop)
-        with plain_failures():
-            await models.start(said)
-        with plainly():
-            # Envoy goes last: the services still say goodbye through it.
-            envoy = await stack.enter_async_context(compose.envoy_process(_together(services.settings)))
-        stack.push_async_callback(stop)
-        with plain_failures():
-            async with asyncio.TaskGroup() as group:
-                group.create_task(services.start(said))
-                group.create_task(jobs.start(said))
-        url = f"http://{f'[{settings.host}]' if ':' in settings.host else settings.host}:{settings.port}"
-        console.print(f"\n  Weft is ready after {time.monotonic() - started:.1f} s: [bold]{url}[/]")
-        console.print(f"  Ctrl-C stops it. Logs are in {logs}\n", highlight=False)
-        async with asyncio.TaskGroup() as group:
-            group.create_task(services.keep())
-            group.create_task(jobs.keep())
-            group.create_task(models.keep())
-            group.create_task(envoy.keep())
-            group.create_task(serve_control(lock, restart))
-            group.create_task(keep_small(logs / f"{name}.log" for name in (*names, "jobs", "triton")))
+    with plain_failures():
+        # Whatever runs is kept running while the others still start.
+        async with contextlib.AsyncExitStack() as stack, asyncio.TaskGroup() as keepers:
+            stack.push_async_callback(models.stop)
+            await models.start(keepers, said)
+            with plainly():
+                # Envoy goes last: the services still say goodbye through it.
+                envoy = await stack.enter_async_context(compose.envoy_process(_together(services.settings)))
+            keepers.create_task(envoy.keep())
+            stack.push_async_callback(stop)
+            async with asyncio.TaskGroup() as starting:
+                starting.create_task(services.start(keepers, said))
+                starting.create_task(jobs.start(keepers, said))
+            url = f"http://{f'[{settings.host}]' if ':' in settings.host else settings.host}:{settings.port}"
+            console.print(f"\n  Weft is ready after {time.monotonic() - started:.1f} s: [bold]{url}[/]")
+            console.print(f"  Ctrl-C stops it. Logs are in {logs}\n", highlight=False)
+            keepers.create_task(serve_control(lock, restart))
+            keepers.create_task(keep_small(logs / f"{name}.log" for name in (*names, "jobs", "triton")))
 
 
 def _with_own_triton(settings: Settings) -> Settings:

@@ -60,23 +60,21 @@ class Workers:
         """Of each worker."""
         return [worker.settings for worker in self._workers]
 
-    async def start(self, said: Callable[[str], None]) -> None:
-        """Starts all at once; `said` gets each one's name. ChildFailed, in a group, where one does not."""
+    async def start(self, keepers: asyncio.TaskGroup, said: Callable[[str], None]) -> None:
+        """Starts all at once; `said` gets each one's name. ChildFailed, in a group, where one does not start.
+
+        From then on a task of `keepers`, which ends only when cancelled, starts each again whenever it ends.
+        """
+        self._keepers = keepers
 
         async def begin(child: Child) -> None:
             await child.start()
             said(child.name)
+            self._keep(child)
 
         async with asyncio.TaskGroup() as group:
             for worker in self._workers:
                 group.create_task(begin(worker.child))
-
-    async def keep(self) -> None:
-        """Starts each again whenever it ends, with back-off. Ends only when cancelled."""
-        async with asyncio.TaskGroup() as self._keepers:
-            for worker in self._workers:
-                self._keep(worker.child)
-            await asyncio.Event().wait()
 
     async def stop(self) -> None:
         """Lets all finish within the grace."""
@@ -146,10 +144,10 @@ def metrics_sockets(settings: Settings, count: int) -> list[socket.socket | None
 
 @contextlib.contextmanager
 def plain_failures() -> Iterator[None]:
-    """CannotStart for children that did not start."""
+    """CannotStart, without a group around it, for what did not start."""
     try:
         yield
-    except* ChildFailed as failures:
+    except* (ChildFailed, CannotStart) as failures:
         raise CannotStart("\n".join(_said(failures))) from None
 
 

@@ -8,10 +8,12 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 from bench.disturbed import Account
@@ -128,6 +130,35 @@ def test_workers_of_a_service_of_its_own(apart: Mesh) -> None:
             assert rest.get("/").status_code == 200
     assert running.returncode == 0
     assert not before & {worker.pid for worker in apart.workers()}
+
+
+def test_what_dies_while_another_part_still_starts_is_started_again(tmp_path: Path) -> None:
+    """The job process gives way to all others: its start takes long where the machine is busy."""
+    mesh = Mesh(port := free_port(), tmp_path / "data", mesh_environment(tmp_path / "data", port))
+    up = mesh.start("up", "up")
+    starting: list[psutil.Process] = []
+    try:
+        while "jobs" not in (running := children(up.pid)):
+            time.sleep(0.01)
+        starting.append(running["jobs"])
+        starting[0].suspend()
+        mesh.wait_ready()
+        for name in ("envoy", "serve"):
+            children(up.pid)[name].kill()
+            mesh.wait_ready()
+    finally:
+        for each in starting:
+            each.resume()
+        mesh.stop()
+
+
+def children(pid: int) -> dict[str, psutil.Process]:
+    """Of `weft up`, by what they run."""
+    return {
+        "envoy" if "weftd" not in command else command[3]: child
+        for child in psutil.Process(pid).children()
+        if len(command := child.cmdline()) > 3
+    }
 
 
 def test_addresses_that_do_not_fit_the_workers(tmp_path: Path) -> None:

@@ -54,8 +54,13 @@ async def kept(child: ScriptedChild) -> AsyncIterator[tuple[Workers, asyncio.Tas
     """The workers, and the task that keeps them running."""
     worker = Worker(cast("Child", child), Settings(data=Path("unused")))
     workers = Workers(1, lambda _slot: worker, 0)
-    await workers.start(lambda _name: None)
-    keeping = asyncio.create_task(workers.keep())
+
+    async def keep() -> None:
+        async with asyncio.TaskGroup() as keepers:
+            await workers.start(keepers, lambda _name: None)
+            await asyncio.Event().wait()
+
+    keeping = asyncio.create_task(keep())
     await settle()
     yield workers, keeping
     keeping.cancel()
