@@ -33,6 +33,7 @@ def die_with_parent() -> None:
     """Asks the kernel to end a supervisor's child when its parent dies, killed or not (Linux)."""
     if _READY_FD not in os.environ:
         return  # started by hand: it may outlive the shell
+    os.set_inheritable(int(os.environ[_READY_FD]), False)  # the supervisor waits for this one process
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() == 1:

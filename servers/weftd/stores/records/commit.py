@@ -7,6 +7,7 @@ import fcntl
 import os
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -23,6 +24,11 @@ GROUP_LIMIT: Final = 256
 _TURN_LIMIT_S = 0.3
 _TURN_POLL_S = 0.0005
 _BEGIN = Statement(sa.text("BEGIN IMMEDIATE"))
+# FULL keeps a commit over a power cut, NORMAL over a killed process.
+_SYNCHRONOUS = {
+    durable: Statement(sa.text(f"PRAGMA synchronous={level}"))
+    for durable, level in ((False, "NORMAL"), (True, "FULL"))
+}
 
 
 class Committer:
@@ -31,10 +37,10 @@ class Committer:
     def __init__(self, url: sa.URL) -> None:
         self._sqlite = url.get_backend_name() == "sqlite"
         self._engine = make_engine(url, 1)
-        self._durable = self._engine
+        self._kept: sa.Connection | None = None
+        self._durable = False
         self._turn: int | None = None
         if self._sqlite:
-            self._durable = make_engine(url, 1, synchronous="FULL")
             # The file that all who write lock in turn, beside the database.
             self._turn = os.open(f"{url.database}-turn", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
@@ -72,17 +78,32 @@ class Committer:
         return self.commit(group[:half]) + self.commit(group[half:])
 
     def close(self) -> None:
+        if self._kept is not None:
+            self._kept.close()
         self._engine.dispose()
-        self._durable.dispose()
         if self._turn is not None:
             os.close(self._turn)
 
     def _transact(self, group: Sequence[Write]) -> list[Any]:
-        engine = self._durable if any(write.durable for write in group) else self._engine
-        with engine.connect() as connection, connection.begin():
+        with self._connection() as connection, connection.begin():
             if self._sqlite:
-                _BEGIN.all(connection, {})
+                self._begin(connection, any(write.durable for write in group))
             return _run_batches(connection, group)
+
+    def _connection(self) -> AbstractContextManager[sa.Connection]:
+        """SQLite's is never lost, and kept: a pool takes as long to lend it as a statement takes."""
+        if not self._sqlite:
+            return self._engine.connect()
+        if self._kept is None:
+            self._kept = self._engine.connect()
+        return contextlib.nullcontext(self._kept)
+
+    def _begin(self, connection: sa.Connection, durable: bool) -> None:
+        # One connection for both: what another one commits empties its cache.
+        if durable != self._durable:
+            _SYNCHRONOUS[durable].all(connection, {})
+            self._durable = durable
+        _BEGIN.all(connection, {})
 
 
 def _run_batches(connection: sa.Connection, group: Sequence[Write]) -> list[Any]:

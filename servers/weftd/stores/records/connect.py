@@ -19,8 +19,8 @@ NOTICE_SILENCE = {
 }
 
 
-def make_engine(url: sa.URL, connections: int, *, synchronous: str = "NORMAL") -> sa.Engine:
-    """At most so many at once. `synchronous` is SQLite's: "FULL" keeps a commit over a power cut."""
+def make_engine(url: sa.URL, connections: int) -> sa.Engine:
+    """At most so many at once."""
     if url.get_backend_name() != "sqlite":
         return sa.create_engine(
             url,
@@ -56,7 +56,7 @@ def make_engine(url: sa.URL, connections: int, *, synchronous: str = "NORMAL") -
         # What is deleted is overwritten: people ask for every trace to go.
         for pragma in (
             "journal_mode=WAL",
-            f"synchronous={synchronous}",
+            "synchronous=NORMAL",
             "foreign_keys=ON",
             "secure_delete=ON",
         ):

@@ -7,7 +7,6 @@ conversation, and one turn for a request id.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
 import sqlalchemy as sa
@@ -26,8 +25,7 @@ Conversation: TypeAlias = tuple[str, str]
 """Tenant and id."""
 
 
-@dataclass(frozen=True, slots=True)
-class NewTurn:
+class NewTurn(NamedTuple):
     """What a turn is begun with. `earlier` counts only where the conversation is new."""
 
     tenant: str
@@ -45,16 +43,14 @@ class NewTurn:
         return self.tenant, self.conversation_id
 
 
-@dataclass(frozen=True, slots=True)
-class Begun:
+class Begun(NamedTuple):
     """The turn was begun. `history` are the messages before the question, the oldest first."""
 
     turn_id: int
     history: list[Message]
 
 
-@dataclass(frozen=True, slots=True)
-class Busy:
+class Busy(NamedTuple):
     """Another turn of the conversation is running."""
 
     request_id: str

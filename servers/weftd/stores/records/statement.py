@@ -65,6 +65,7 @@ class RowsStatement:
     def __init__(self, sql: str, row: str) -> None:
         self._sql: Final = sql
         self._row: Final = row
+        self._made: dict[tuple[str, int], str] = {}
 
     def all(self, connection: sa.Connection, rows: Sequence[Row]) -> list[Row]:
         """What it returns for all of them, in no order; nothing is run where there are none."""
@@ -75,10 +76,15 @@ class RowsStatement:
         return sum(changed for _, changed in self._run(connection, rows))
 
     def _run(self, connection: sa.Connection, rows: Sequence[Row]) -> Iterator[tuple[list[Row], int]]:
-        row = self._row if connection.dialect.name == "sqlite" else self._row.replace("?", "%s")
+        kind = connection.dialect.name
         for chunk in _chunks(rows):
-            sql = self._sql.format(rows=", ".join([row] * len(chunk)))
+            sql = self._made.get((kind, len(chunk))) or self._make(kind, len(chunk))
             yield _execute(connection, sql, [value for values in chunk for value in values])
+
+    def _make(self, kind: str, count: int) -> str:
+        row = self._row if kind == "sqlite" else self._row.replace("?", "%s")
+        sql = self._made[kind, count] = self._sql.format(rows=", ".join([row] * count))
+        return sql
 
 
 def _chunks(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import sqlalchemy as sa
 
@@ -34,8 +33,7 @@ LiveDocuments: TypeAlias = Callable[[sa.Connection, str, Collection[str]], Colle
 """(connection, tenant, document ids) → those among them that were not deleted."""
 
 
-@dataclass(frozen=True, slots=True)
-class Append:
+class Append(NamedTuple):
     """The events, one at least, that `worker` has for its turn after `after_seq`."""
 
     turn_id: int
@@ -48,8 +46,7 @@ class Append:
         return self.events[-1].seq
 
 
-@dataclass(frozen=True, slots=True)
-class End:
+class End(NamedTuple):
     """A turn's last events, how it ended, and what is kept of it.
 
     `status` is "complete", "cancelled", "interrupted" or "failed".
@@ -206,7 +203,7 @@ def _without(end: End, document_ids: Collection[str]) -> End:
     if not document_ids:
         return end
     forget_documents(end.last.events, document_ids)
-    return replace(end, references=[each for each in end.references if each.document_id not in document_ids])
+    return end._replace(references=[each for each in end.references if each.document_id not in document_ids])
 
 
 def _end(connection: sa.Connection, ends: Sequence[End]) -> list[bool]:

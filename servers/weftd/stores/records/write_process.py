@@ -26,7 +26,6 @@ from weftd.stores.records.queued import MOST_WAITING, BatchOperation, overloaded
 __all__ = ["WriteProcess"]
 
 _CHILD: Final = "weftd.stores.records.write_child"
-_READ_BYTES: Final = 1 << 20
 # It says something each five seconds, but while a database that is locked lets it wait, 10 s at most.
 _SILENCE_LIMIT_S: Final = 20.0
 _CLOSE_LIMIT_S: Final = 15.0
@@ -50,7 +49,7 @@ class WriteProcess:
         self._unsent: list[bytes] = []
         self._waiting: dict[int, asyncio.Future[Any]] = {}
         self._process: subprocess.Popen[bytes] | None = None
-        self._to_process: asyncio.StreamWriter | None = None
+        self._to_process: asyncio.WriteTransport | None = None
         self._closing = False
         self._pause = RestartPause(2 * _SILENCE_LIMIT_S)
         self._keeping = asyncio.create_task(self._keep())
@@ -110,17 +109,10 @@ class WriteProcess:
             # Not by the event loop: uvloop would fork with all that is open, and gRPC complains of that.
             process = await asyncio.to_thread(_start, self._url, its)
         self._process = process
-        reader, self._to_process = await asyncio.open_connection(sock=ours)
+        link = _Link(self._hear)
+        self._to_process, _ = await asyncio.get_running_loop().create_connection(lambda: link, sock=ours)
         try:
-            received = bytearray()
-            while True:
-                async with asyncio.timeout(_SILENCE_LIMIT_S):
-                    data = await reader.read(_READ_BYTES)
-                if not data:
-                    return
-                received += data
-                for results in frames.unpack(received):
-                    self._hear(results)
+            await link.until_ended()
         finally:
             self.ready = False
             self._unsent.clear()
@@ -144,6 +136,34 @@ class WriteProcess:
             # Where it has just ended: what waits for it is told when its end is read.
             with contextlib.suppress(OSError, RuntimeError):
                 self._to_process.write(data)
+
+
+class _Link(asyncio.Protocol):
+    """The socket to the process. `hear` gets each group of results as it comes."""
+
+    def __init__(self, hear: Callable[[list[tuple[int, Any]]], None]) -> None:
+        self._hear = hear
+        self._received = bytearray()
+        self._loop = asyncio.get_running_loop()
+        self._heard_at = self._loop.time()
+        self._ended: asyncio.Future[None] = self._loop.create_future()
+
+    def data_received(self, data: bytes) -> None:
+        self._heard_at = self._loop.time()
+        self._received += data
+        for results in frames.unpack(self._received):
+            self._hear(results)
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        self._ended.set_result(None)
+
+    async def until_ended(self) -> None:
+        """TimeoutError where the other side says nothing for too long."""
+        while (left_s := self._heard_at + _SILENCE_LIMIT_S - self._loop.time()) > 0:
+            ended, _ = await asyncio.wait({self._ended}, timeout=left_s)
+            if ended:
+                return
+        raise TimeoutError
 
 
 @functools.lru_cache
