@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -78,6 +78,10 @@ def delta(seq: int, content: str = "text ") -> ChatEvent:
     return ChatEvent(type="delta", content=content, seq=seq)
 
 
+def serialized(events: Sequence[ChatEvent]) -> list[bytes]:
+    return [event.SerializeToString() for event in events]
+
+
 async def beat(records: Records, *names: str) -> None:
     for name in names:
         await records.write(lambda c, name=name: workers.beat(c, name))
@@ -88,7 +92,7 @@ async def begin(records: Records, new: NewTurn) -> Begun | Busy | StoredTurn:
 
 
 async def append(records: Records, turn_id: int, worker: str, after: int, *events: ChatEvent) -> bool:
-    return await records.write_batched(turn_log.append, Append(turn_id, worker, after, events))
+    return await records.write_batched(turn_log.append, Append(turn_id, worker, after, serialized(events)))
 
 
 async def begun(records: Records, new: NewTurn) -> Begun:
@@ -109,7 +113,7 @@ async def finish(
         ChatEvent(type="refs", references=references, seq=2),
         ChatEvent(type="done", seq=3),
     ]
-    ending = End("acme", Append(turn_id, "w1", 0, events), "complete", text, references, NOW)
+    ending = End("acme", Append(turn_id, "w1", 0, serialized(events)), "complete", text, references, NOW)
     assert await records.write_batched(END, ending) == set()
     assert await records.write_batched(END, ending) == set(), "the same commit again changes nothing"
 
@@ -187,7 +191,7 @@ async def test_many_turns_at_once_each_get_their_own_answer(records: Records) ->
     endings = [
         End(
             "acme",
-            Append(turn_id, "w1", 1, [delta(2)]),
+            Append(turn_id, "w1", 1, serialized([delta(2)])),
             "complete",
             f"a{n}",
             [Reference(id=1, document_id=f"d{n}")],

@@ -164,7 +164,7 @@ class TurnWriter:
 
     async def _append(self, turn: Turn, events: list[ChatEvent]) -> bool:
         """Commits events, then shows them. False: another process has the turn now."""
-        if not await self._store(turn_log.append, Append(turn.turn_id, self._worker, turn.seq, events)):
+        if not await self._store(turn_log.append, self._to_append(turn, events)):
             turn.leave(State.ELSEWHERE)
             return False
         turn.commit(events)
@@ -183,8 +183,9 @@ class TurnWriter:
             raise ending.failure
         text = "".join([*turn.text, *(event.content for event in events)])
         events = [*events, *ending.events]
-        last = Append(turn.turn_id, self._worker, after_seq, events)
-        end = End(turn.key.tenant, last, ending.status, text, ending.references, _now_ms())
+        end = End(
+            turn.key.tenant, self._to_append(turn, events), ending.status, text, ending.references, _now_ms()
+        )
         deleted = await self._store(self._end_turns, end, durable=True)
         if deleted is None:
             turn.leave(State.ELSEWHERE)
@@ -192,6 +193,9 @@ class TurnWriter:
         if deleted:
             turn_log.forget_documents(events, deleted)
         turn.commit(events, State.ENDED)
+
+    def _to_append(self, turn: Turn, events: Sequence[ChatEvent]) -> Append:
+        return Append(turn.turn_id, self._worker, turn.seq, [event.SerializeToString() for event in events])
 
     async def _store(self, operation: BatchOperation[P, T], item: P, *, durable: bool = False) -> T:
         """Commits, and waits for a store that does not answer. Both operations may be repeated."""

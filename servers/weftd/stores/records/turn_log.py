@@ -34,16 +34,19 @@ LiveDocuments: TypeAlias = Callable[[sa.Connection, str, Collection[str]], Colle
 
 
 class Append(NamedTuple):
-    """The events, one at least, that `worker` has for its turn after `after_seq`."""
+    """The events that `worker` has for its turn after `after_seq`: one at least, each a serialized ChatEvent.
+
+    Serialized already: messages take longer to pickle for the process that writes than to store.
+    """
 
     turn_id: int
     worker: str
     after_seq: int
-    events: Sequence[ChatEvent]
+    events: Sequence[bytes]
 
     @property
     def last_seq(self) -> int:
-        return self.events[-1].seq
+        return self.after_seq + len(self.events)
 
 
 class End(NamedTuple):
@@ -163,7 +166,7 @@ def close_ownerless(
     if last_seq is None:
         return False
     event.seq = last_seq + 1
-    last = Append(turn_id, "", last_seq, [event])
+    last = Append(turn_id, "", last_seq, [event.SerializeToString()])
     (ended,) = _end(connection, [End(tenant, last, status, text_so_far(connection, turn_id), (), now_ms)])
     return ended
 
@@ -190,10 +193,10 @@ def _store(connection: sa.Connection, appends: Sequence[Append], advanced: int) 
         own = set(_STORED.all(connection, rows))
         kept = [row in own for row in rows]
     events = [
-        (each.turn_id, event.seq, event.SerializeToString())
+        (each.turn_id, seq, event)
         for each, is_kept in zip(appends, kept, strict=True)
         if is_kept
-        for event in each.events
+        for seq, event in enumerate(each.events, each.after_seq + 1)
     ]
     _INSERT_EVENTS.count(connection, events)
     return kept
@@ -202,8 +205,12 @@ def _store(connection: sa.Connection, appends: Sequence[Append], advanced: int) 
 def _without(end: End, document_ids: Collection[str]) -> End:
     if not document_ids:
         return end
-    forget_documents(end.last.events, document_ids)
-    return end._replace(references=[each for each in end.references if each.document_id not in document_ids])
+    events = [ChatEvent.FromString(event) for event in end.last.events]
+    forget_documents(events, document_ids)
+    return end._replace(
+        last=end.last._replace(events=[event.SerializeToString() for event in events]),
+        references=[each for each in end.references if each.document_id not in document_ids],
+    )
 
 
 def _end(connection: sa.Connection, ends: Sequence[End]) -> list[bool]:
