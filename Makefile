@@ -11,7 +11,7 @@ export npm_config_update_notifier = false
 MODELS := .venv/models/bin/python
 UV_MODELS := $(BIN)/uv pip install -q --python $(MODELS) --no-deps --require-hashes
 
-.PHONY: up install triton llm test check generate clean
+.PHONY: up install triton llm s3 test check generate clean
 
 ## installs what is needed and runs the mesh on http://127.0.0.1:8080
 up: install
@@ -24,6 +24,9 @@ triton: install .venv/models/.triton
 
 ## installs what a language model on Triton or in process needs too (torch: 5 GB)
 llm: triton .venv/models/.llm
+
+## installs what a model repository in an object store needs: WEFT_TRITON_REPOSITORY=s3://…
+s3: install .venv/.s3
 
 ## installs what the tests need, real servers included, and runs them all
 test: install .venv/.dev .venv/models/.triton .venv/models/.llm
@@ -47,6 +50,10 @@ generate: .venv/.dev clients/web/node_modules/.installed
 	@echo "Installing Python packages …"
 	@$(UV) --no-deps --require-hashes --compile-bytecode -r requirements/base.txt
 	@$(UV) --no-deps -e clients/python -e servers
+	@touch $@
+
+.venv/.s3: .venv/.base requirements/s3.txt
+	@$(UV) --no-deps --require-hashes -r requirements/s3.txt
 	@touch $@
 
 .venv/.dev: .venv/.base requirements/dev.txt

@@ -184,7 +184,7 @@ class Versions:
 
 
 def publishing_at(
-    triton: Triton, repository: Path, work: Path, drain: Drain, limits: TrialLimits | None = None
+    triton: Triton, repository: Path | str, work: Path, drain: Drain, limits: TrialLimits | None = None
 ) -> Publishing:
     """With small limits of what is sent."""
     return Publishing(
@@ -199,13 +199,21 @@ def publishing_at(
 
 @asynccontextmanager
 async def serving(
-    server: RunningTriton, directory: Path, limits: TrialLimits | None = None, *, llm: bool = False
+    server: RunningTriton,
+    directory: Path,
+    limits: TrialLimits | None = None,
+    *,
+    llm: bool = False,
+    repository: str = "",
 ) -> AsyncIterator[Versions]:
-    """ModelService with `publishing` over `server`; its model `llm` is the one that writes, or none."""
+    """ModelService with `publishing` over `server`; its model `llm` is the one that writes, or none.
+
+    `repository` is where the server has its models, if not in a directory of its own.
+    """
     keys = directory / "jwks.json"
     ensure_keys(keys)
     triton, drain = Triton(server.address), Drain(grace_s=1)
-    publishing = publishing_at(triton, server.repository, directory / "work", drain, limits)
+    publishing = publishing_at(triton, repository or server.repository, directory / "work", drain, limits)
     model = ServedModel(TritonGenerator(triton), "triton") if llm else ExtractiveModel()
     service = ModelService(ModelRegistry([model]), publishing)
     verifier = TokenVerifier(issuer="weft", audience="weft", jwks_file=keys)

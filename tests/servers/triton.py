@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import psutil
 import pytest
@@ -71,11 +72,12 @@ def need_triton() -> Installation:
 
 @contextlib.contextmanager
 def running_triton(
-    models: Mapping[str, Path] | Path, directory: Path, load: bool = True
+    models: Mapping[str, Path] | Path, directory: Path, load: bool = True, *, url: str = ""
 ) -> Iterator[RunningTriton]:
     """A server whose repository is a copy of `models`: directories by model name, or one that holds them all.
 
-    All are loaded unless `load` is False. It keeps to `directory`, and ends with the block.
+    Or it has its models at `url`, in an object store, where they lie already. All are loaded unless `load` is
+    False. It keeps to `directory`, and ends with the block.
     RuntimeError where it, or a model, does not start: what the server said.
     """
     need_triton()
@@ -84,7 +86,7 @@ def running_triton(
     for name, source in named.items():
         shutil.copytree(source, repository / name, ignore=shutil.ignore_patterns("__pycache__"))
     ports = _free_ports(3)
-    arguments = [str(directory), *map(str, ports), *(sorted(named) if load else ())]
+    arguments = [str(directory), url or str(repository), *map(str, ports), *(sorted(named) if load else ())]
     # A process of its own: gRPC has one event loop at a time, and that is the test's.
     program = subprocess.Popen(
         [sys.executable, "-m", __name__, *arguments],
@@ -119,11 +121,12 @@ def running_triton(
         program.stdout.close()
 
 
-async def _serve(directory: Path, ports: Sequence[int], models: Sequence[str]) -> None:
+async def _serve(directory: Path, repository: str, ports: Sequence[int], models: Sequence[str]) -> None:
     """Says the server's pid, and ends when its input does."""
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     grpc, http, metrics = (Endpoint("127.0.0.1", port) for port in ports)
-    config = TritonConfig(directory / "models", models, grpc, metrics, http)
+    # Of a repository in an object store only the server knows what its name means.
+    config = TritonConfig(cast("Path", repository), models, grpc, metrics, http)
     try:
         async with TritonProcess(need_triton(), config, directory / "server") as process:
             server = process.server
@@ -142,4 +145,4 @@ def _free_ports(count: int) -> list[int]:
 
 
 if __name__ == "__main__":
-    asyncio.run(_serve(Path(sys.argv[1]), list(map(int, sys.argv[2:5])), sys.argv[5:]))
+    asyncio.run(_serve(Path(sys.argv[1]), sys.argv[2], list(map(int, sys.argv[3:6])), sys.argv[6:]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import tarfile
-import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from tests.servers.model_versions import LETTERS_CONFIG, NUMBER_CONFIG, archive
+from tests.servers.object_store import object_store
 from weft.v1 import models_pb2 as pb
 from weft.v1.error_reason_pb2 import ErrorReason
 from weftd.errors import FailedPrecondition, Unavailable, reason_name
@@ -96,12 +97,13 @@ def test_compressed_archives_are_no_tar(tmp_path: Path) -> None:
         unpacked(target.getvalue(), tmp_path)
 
 
-@pytest.fixture(params=["directory", "objects"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> VersionStore:
-    """A directory, and a store that can rename nothing, as S3."""
+@pytest.fixture(params=["directory", "s3"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[VersionStore]:
     if request.param == "directory":
-        return VersionStore(str(tmp_path / "repository"))
-    return VersionStore(f"memory://{uuid.uuid4().hex}")
+        yield VersionStore(str(tmp_path / "repository"))
+        return
+    with object_store() as objects:
+        yield VersionStore(objects.url("models"))
 
 
 def _version(directory: Path) -> Path:
@@ -145,6 +147,15 @@ def test_a_store_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(Unavailable):
         VersionStore(str(tmp_path / "file")).write("m", b"x", "config.pbtxt")
+
+
+def test_a_bucket_that_is_missing_is_not_made() -> None:
+    with object_store() as objects:
+        store = VersionStore("s3://mistyped/models")
+        for _ in range(2):
+            with pytest.raises(Unavailable, match="model repository"):
+                store.write("m", b"x", "config.pbtxt")
+        assert VersionStore(objects.url("models")).models() == []
 
 
 def test_the_version_is_pinned_and_comments_do_not_matter() -> None:

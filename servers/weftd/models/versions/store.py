@@ -82,11 +82,11 @@ class VersionStore:
         """Writes a small file of a model as a whole: whoever reads it sees the one before or this one."""
         target = self._at(model, *path)
         with _answering():
-            self._files.makedirs(target.rpartition("/")[0], exist_ok=True)
             if not self._is_local:
                 self._files.pipe_file(target, content)
                 return
             new = Path(f"{target}.new")
+            new.parent.mkdir(parents=True, exist_ok=True)
             with new.open("wb") as file:
                 file.write(content)
                 file.flush()
@@ -98,8 +98,8 @@ class VersionStore:
         """Moves a directory of this machine there; on the same file system it is renamed."""
         target = self._at(model, str(version))
         with _answering():
-            self._files.makedirs(self._at(model), exist_ok=True)
             if self._is_local:
+                Path(target).parent.mkdir(parents=True, exist_ok=True)
                 shutil.move(directory, target)
                 return
             for file in sorted(path for path in directory.rglob("*") if path.is_file()):
@@ -138,8 +138,8 @@ class VersionStore:
         size = 0
         for path, info in self._files.find(source, detail=True).items():
             copy = target + path[len(source) :]
-            self._files.makedirs(copy.rpartition("/")[0], exist_ok=True)
             if self._is_local:
+                Path(copy).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(path, copy)  # with its mode
             else:
                 self._files.cp_file(path, copy)
