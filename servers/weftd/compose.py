@@ -209,9 +209,7 @@ def metrics_socket(settings: Settings, worker: int = 0) -> socket.socket | None:
     None: nowhere. CannotStart where that cannot be.
     """
     if settings.metrics_address and METRICS_FD in os.environ:
-        inherited = socket.socket(fileno=int(os.environ[METRICS_FD]))
-        inherited.set_inheritable(False)  # by what this process starts in its turn
-        return inherited
+        return socket.socket(fileno=int(os.environ[METRICS_FD]))
     return _listening("WEFT_METRICS_ADDRESS", settings.metrics_address, worker)
 
 

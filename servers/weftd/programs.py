@@ -231,6 +231,8 @@ async def _while_running(envoy: EnvoyProcess) -> None:
 
 def _begin(settings: Settings, service: str) -> None:
     die_with_parent()
+    if compose.METRICS_FD in os.environ:  # not for what this process starts in its turn
+        os.set_inheritable(int(os.environ[compose.METRICS_FD]), False)
     compose.make_data_directory(settings)
     # A loop beside busy threads gets the interpreter back four times sooner.
     sys.setswitchinterval(0.0005)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -139,6 +140,7 @@ def test_what_dies_while_another_part_still_starts_is_started_again(tmp_path: Pa
     starting: list[psutil.Process] = []
     try:
         while "jobs" not in (running := children(up.pid)):
+            assert up.poll() is None, mesh.logs()
             time.sleep(0.01)
         starting.append(running["jobs"])
         starting[0].suspend()
@@ -148,17 +150,19 @@ def test_what_dies_while_another_part_still_starts_is_started_again(tmp_path: Pa
             mesh.wait_ready()
     finally:
         for each in starting:
-            each.resume()
+            with suppress(psutil.NoSuchProcess):
+                each.resume()
         mesh.stop()
 
 
 def children(pid: int) -> dict[str, psutil.Process]:
     """Of `weft up`, by what they run."""
-    return {
-        "envoy" if "weftd" not in command else command[3]: child
-        for child in psutil.Process(pid).children()
-        if len(command := child.cmdline()) > 3
-    }
+    found = {}
+    for child in psutil.Process(pid).children():
+        with suppress(psutil.Error, IndexError):  # it has just ended
+            command = child.cmdline()
+            found[command[3] if "weftd" in command else "envoy"] = child
+    return found
 
 
 def test_addresses_that_do_not_fit_the_workers(tmp_path: Path) -> None:

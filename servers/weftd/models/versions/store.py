@@ -38,9 +38,9 @@ def is_check(model: str) -> bool:
 
 
 class VersionStore:
-    """Triton's model repository, as it lies at `url`: a directory, "s3://bucket/path", or what fsspec knows.
+    """Triton's model repository at `url`: a directory, "s3://bucket/path", or another object store.
 
-    ValueError for a url that cannot be used, with what to do.
+    fsspec has to know it. ValueError for a url that cannot be used, with what to do.
     """
 
     def __init__(self, url: str) -> None:

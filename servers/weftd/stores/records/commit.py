@@ -6,8 +6,7 @@ import contextlib
 import fcntl
 import os
 import time
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -78,8 +77,7 @@ class Committer:
         return self.commit(group[:half]) + self.commit(group[half:])
 
     def close(self) -> None:
-        if self._kept is not None:
-            self._kept.close()
+        self._drop()
         self._engine.dispose()
         if self._turn is not None:
             os.close(self._turn)
@@ -90,13 +88,28 @@ class Committer:
                 self._begin(connection, any(write.durable for write in group))
             return _run_batches(connection, group)
 
-    def _connection(self) -> AbstractContextManager[sa.Connection]:
-        """SQLite's is never lost, and kept: a pool takes as long to lend it as a statement takes."""
+    @contextlib.contextmanager
+    def _connection(self) -> Iterator[sa.Connection]:
+        """SQLite's is kept while all goes well: a pool takes as long to lend it as a statement takes."""
         if not self._sqlite:
-            return self._engine.connect()
+            with self._engine.connect() as connection:
+                yield connection
+            return
         if self._kept is None:
-            self._kept = self._engine.connect()
-        return contextlib.nullcontext(self._kept)
+            self._kept, self._durable = self._engine.connect(), False
+        try:
+            yield self._kept
+        except BaseException:
+            # SQLAlchemy does not roll back what failed to commit; the pool does.
+            self._drop()
+            raise
+
+    def _drop(self) -> None:
+        """The next connection has its settings anew."""
+        if self._kept is not None:
+            self._kept.invalidate()
+            self._kept.close()
+            self._kept = None
 
     def _begin(self, connection: sa.Connection, durable: bool) -> None:
         # One connection for both: what another one commits empties its cache.
